@@ -1,0 +1,281 @@
+"""The values that flow between steps: frozen, JSON-serialisable, free of behaviour.
+
+Everything that crosses a process (XCom, ledger, manifest, CLI output) is one of these.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from pipeline.intervals import Interval
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+Verdict = Literal["stable", "drift", "insufficient_data"]
+DecisionKind = Literal["trigger", "gate", "promotion", "rollback"]
+
+
+class Report(BaseModel):
+    """Base of all reports: frozen, and a misspelt field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelRef(Report):
+    """One immutable model version."""
+
+    name: str
+    version: int
+    digest: str = Field(description="SHA-256 over the digests of all files of the version.")
+
+
+class InputFile(Report):
+    """One input file as it was when the plan was made."""
+
+    uri: str
+    path: str = Field(description="Path relative to the source's root; what the fingerprint uses.")
+    size: int
+    sha256: str
+
+
+class ScoringPlan(Report):
+    """Everything that was decided before scoring starts: the model is resolved here and nowhere else."""
+
+    job: str
+    start: AwareDatetime
+    end: AwareDatetime
+    model: ModelRef
+    files: tuple[InputFile, ...]
+    fingerprint: str = Field(description="SHA-256 of inputs, model, code version, scoring fields and output schema.")
+    quiet: bool = Field(default=False, description="A backfill: publishes, but never alerts, retrains or promotes.")
+
+    @property
+    def interval(self) -> Interval:
+        """The data interval of the plan."""
+        return Interval(self.start, self.end)
+
+
+class ExpectationResult(Report):
+    """Outcome of one batch expectation."""
+
+    type: str
+    column: str | None
+    success: bool
+    blocking: bool
+    observed: str
+
+
+class ValidationReport(Report):
+    """What was found in one partition before it was scored."""
+
+    job: str
+    start: AwareDatetime
+    end: AwareDatetime
+    rows_in: int
+    rows_quarantined: int
+    reasons: dict[str, int] = Field(description="Quarantined rows by reason code; each row counts once.")
+    warnings: dict[str, int] = Field(description="Rows that broke a warn-only rule, by reason code.")
+    expectations: tuple[ExpectationResult, ...]
+    report_uri: str | None
+
+    @property
+    def failures(self) -> tuple[ExpectationResult, ...]:
+        """The blocking expectations that failed."""
+        return tuple(e for e in self.expectations if e.blocking and not e.success)
+
+
+class Manifest(Report):
+    """The committed record of one published partition."""
+
+    job: str
+    start: AwareDatetime
+    end: AwareDatetime
+    path: str = Field(description="URI of the published Parquet file.")
+    rows_in: int
+    rows_scored: int
+    rows_quarantined: int
+    reasons: dict[str, int]
+    model_name: str
+    model_version: int
+    model_digest: str
+    fingerprint: str
+    sha256: str = Field(description="Digest of the published file's bytes.")
+    code_version: str
+    quarantine_path: str | None
+    report_uri: str | None
+    status: Literal["published", "unchanged"]
+    quiet: bool = False
+
+    @property
+    def interval(self) -> Interval:
+        """The data interval of the partition."""
+        return Interval(self.start, self.end)
+
+
+class ColumnDrift(Report):
+    """How far one column moved from the reference."""
+
+    column: str
+    role: Literal["feature", "prediction"]
+    kind: Literal["number", "category"]
+    verdict: Verdict
+    p_value: float | None
+    effect: float | None = Field(description="Normalised Wasserstein (number) or total variation distance (category).")
+    threshold: float = Field(description="Effect size from which the column counts as drifted.")
+    psi: float | None
+    null_share: float
+    reference_null_share: float
+    unseen_share: float = Field(description="Share of rows with a category that the reference does not have.")
+    rows: int
+    reason: str
+
+
+class DriftReport(Report):
+    """The drift verdict of one interval."""
+
+    job: str
+    start: AwareDatetime
+    end: AwareDatetime
+    verdict: Verdict
+    reason: str
+    rows: int
+    window_start: AwareDatetime
+    model_version: int
+    detector: str
+    columns: tuple[ColumnDrift, ...]
+    report_uri: str | None = None
+    quiet: bool = False
+
+
+class SliceMetric(Report):
+    """One metric on one slice of one interval; ``slice`` is ``all`` or ``column=value``."""
+
+    metric: str
+    slice: str
+    value: float | None
+    n: int
+
+
+class PerformanceReport(Report):
+    """Realised performance of one matured interval."""
+
+    job: str
+    start: AwareDatetime
+    end: AwareDatetime
+    as_of: AwareDatetime
+    verdict: Verdict = Field(description="drift means degraded beyond the limit.")
+    reason: str
+    metric: str
+    value: float | None
+    limit: float | None = Field(description="The metric value from which the interval counts as degraded.")
+    n: int
+    rows_scored: int
+    model_version: int
+    slices: tuple[SliceMetric, ...]
+    quiet: bool = False
+
+
+class TriggerDecision(Report):
+    """Whether to train now, and why."""
+
+    fire: bool
+    cause: Literal["drift", "degradation", "schedule", "manual", "bootstrap", "none"]
+    reason: str
+
+
+class GateDecision(Report):
+    """Whether the challenger may replace the champion, and why."""
+
+    outcome: Literal["promote", "keep", "insufficient_data"]
+    reason: str
+    metric: str
+    champion: float | None
+    challenger: float | None
+    gain: float | None = Field(description="Improvement in the metric's own unit; positive is better.")
+    low: float | None = Field(description="Lower one-sided confidence bound of the gain.")
+    n: int
+
+
+class Decision(Report):
+    """One recorded decision. ``id`` is derived from the content, so the same decision is recorded once."""
+
+    id: str
+    job: str
+    kind: DecisionKind
+    at: AwareDatetime
+    outcome: str
+    reason: str
+    details: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls, job: str, kind: DecisionKind, at: datetime, outcome: str, reason: str, details: dict[str, Any]
+    ) -> Decision:
+        """The decision with its content-derived id."""
+        content = json.dumps([job, kind, at.isoformat(), outcome, reason, details], sort_keys=True, default=str)
+        digest = hashlib.sha256(content.encode()).hexdigest()[:12]
+        return cls(id=f"{kind}-{digest}", job=job, kind=kind, at=at, outcome=outcome, reason=reason, details=details)
+
+
+class Promotion(Report):
+    """One move of the champion alias."""
+
+    job: str
+    model: ModelRef
+    effective_at: AwareDatetime = Field(description="Intervals that end at or after this instant are scored by it.")
+    previous_version: int | None
+    decision_id: str
+    reason: str
+
+
+class Baseline(Report):
+    """How the model performed on its holdout: the yardstick for realised performance."""
+
+    metric: str
+    value: float
+    spread: float = Field(description="Robust standard deviation of the metric between intervals.")
+    n: int
+
+
+class Profile(Report):
+    """The drift reference that travels with a model version; the sample itself is ``reference.parquet`` beside it."""
+
+    train_start: AwareDatetime
+    train_end: AwareDatetime
+    holdout_end: AwareDatetime
+    rows: int
+    baseline: Baseline
+    effects: dict[str, float] = Field(
+        description="Per column, the largest effect size that stretches of the training period showed against the whole."
+    )
+    classes: tuple[str, ...] = ()
+
+
+class RegisteredModel(Report):
+    """A version as it was registered, with the digest of each of its files."""
+
+    model: ModelRef
+    files: dict[str, str] = Field(description="Relative path -> SHA-256.")
+    as_of: AwareDatetime
+    train_start: AwareDatetime
+    train_end: AwareDatetime
+    holdout_end: AwareDatetime
+
+
+class RetrainReport(Report):
+    """What one call of retrain did."""
+
+    job: str
+    as_of: AwareDatetime
+    trigger: TriggerDecision
+    outcome: Literal["not_triggered", "promoted", "kept", "dry_run", "insufficient_data", "disabled"]
+    reason: str
+    model: ModelRef | None
+    gate: GateDecision | None
+    decision_ids: tuple[str, ...]
+    report_uri: str | None = None
