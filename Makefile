@@ -15,7 +15,7 @@ export UV_COMPILE_BYTECODE = 1
 export UV_LINK_MODE = copy
 export VIRTUAL_ENV = $(CURDIR)/$(VENV)
 
-.PHONY: help install lint format test lock clean
+.PHONY: help install lint format test test-fast demo airflow up down bench lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -39,6 +39,29 @@ lint: install ## Check style, imports, types and the lock
 format: install ## Rewrite the code in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+test: install ## Run all tests
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/pytest -m slow
+
+demo: install ## Run the whole loop through a real Airflow: JOB=file FROM=date TO=date for your own job
+	$(BIN)/python -m examples.demo $(if $(JOB),--job $(JOB)) $(if $(FROM),--from $(FROM)) $(if $(TO),--to $(TO))
+
+airflow: install ## Open the Airflow UI on the demo's state until Ctrl-C
+	$(BIN)/python -m deploy.local_airflow --home .demo/airflow --jobs .demo/jobs
+
+up: ## Start the deployed stack (Docker Compose)
+	deploy/bootstrap
+	docker compose up --build --detach --wait
+
+down: ## Stop the deployed stack; data stays
+	docker compose down
+
+bench: install ## Measure what the documentation claims; JSON under benchmarks/out
+	$(BIN)/python -m benchmarks.loop
+
+clean: ## Remove the environment and the demo
+	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache
 
 lock: install ## Resolve the dependencies again and write requirements.lock
 	rm -f requirements.lock

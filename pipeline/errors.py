@@ -119,6 +119,10 @@ class LabelsOverdue(TerminalError):
     """Ground truth of past intervals has not come within the time the job allows."""
 
 
+class IntervalsMissing(TerminalError):
+    """Intervals that should have been published by now were not."""
+
+
 class TrainerFailed(TerminalError):
     """The job's trainer could not be imported, or did not return a scikit-learn estimator."""
 

@@ -10,11 +10,14 @@ import hashlib
 import json
 import re
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pipeline.intervals import Cadence, Interval, granule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -42,7 +45,7 @@ OUTPUT_COLUMNS = ("prediction", "score", "model_version")
 class Model(BaseModel):
     """Strict, frozen, no unknown fields: a misspelt key is an error, never a silent default."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Schedule(Model):
@@ -63,7 +66,10 @@ class Schedule(Model):
 
     @model_validator(mode="after")
     def _on_grid(self) -> Self:
-        Cadence.parse(self.interval).interval(self.start)
+        try:
+            Cadence.parse(self.interval).interval(self.start)
+        except (ValueError, OverflowError) as err:
+            raise ValueError(f"schedule.start {err}") from err
         if self.end is not None and self.end <= self.start:
             raise ValueError("schedule.end must be after schedule.start; remove it for a job that runs forever")
         return self
@@ -175,7 +181,12 @@ class Rule(Model):
         if self.rule == "matches":
             if self.pattern is None:
                 raise ValueError(f"rule {self.code} needs pattern, a regular expression")
-            re.compile(self.pattern)
+            try:
+                re.compile(self.pattern)
+            except re.error as err:
+                raise ValueError(
+                    f"rule {self.code}: pattern {self.pattern!r} is not a regular expression: {err}"
+                ) from err
         return self
 
 
@@ -331,42 +342,47 @@ class JobSpec(Model):
     output: Output = Field(default_factory=Output)
 
     @model_validator(mode="after")
-    def _columns_are_consistent(self) -> Self:
+    def _consistent(self) -> Self:
+        # One line per problem: a reader of the file wants all of them.
+        if conflicts := [*self._column_conflicts(), *self._name_conflicts()]:
+            raise ValueError("\n".join(conflicts))
+        return self
+
+    def _column_conflicts(self) -> Iterator[str]:
         f = self.features
-        for column in (*f.key, f.time):
+        identity = (*f.key, f.time)
+        for column in identity:
             if column in f.columns:
-                raise ValueError(
+                yield (
                     f"features.columns contains {column!r}, which is also a key or the time column; a model must not learn "
                     "from identifiers: remove it from features.columns"
                 )
+        if len(set(f.key)) < len(f.key):
+            yield f"features.key names a column twice ({', '.join(f.key)}); name each once"
+        for name in ("column", "available_at"):
+            if (answer := getattr(self.labels, name)) in f.columns:
+                yield f"labels.{name} {answer!r} is also a feature; the model would learn the answer"
+        if self.labels.column in identity:
+            yield f"labels.column {self.labels.column!r} is also a key or the time column; name the observed outcome"
+
+    def _name_conflicts(self) -> Iterator[str]:
+        f = self.features
         # The output's fixed names, and what the key already occupies in the published file.
         taken = {*OUTPUT_COLUMNS, *(part.split("=")[0] for part in self.cadence.partition.split("/"))}
         for column in (*f.key, f.time):
             if column in taken or column.startswith("score_"):
-                raise ValueError(
-                    f"features column {column!r} is a name that published files use themselves; rename it in the input"
-                )
-        known = {*f.columns, *f.key, f.time}
-        for rule in self.checks.rules:
-            if rule.column not in known:
-                raise ValueError(f"checks.rules names column {rule.column!r}, which features does not declare")
+                yield f"features column {column!r} is a name that published files use themselves; rename it in the input"
+        for index, rule in enumerate(self.checks.rules):
+            if rule.column not in {*f.columns, *f.key, f.time}:
+                yield f"checks.rules[{index}] names column {rule.column!r}, which features does not declare"
         for column in self.performance.slices:
             if column not in f.columns:
-                raise ValueError(f"performance.slices names {column!r}, which is not in features.columns")
-        if self.labels.column in f.columns:
-            raise ValueError(
-                f"labels.column {self.labels.column!r} is also a feature; the model would learn the answer"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _metric_fits_task(self) -> Self:
+                yield f"performance.slices names {column!r}, which is not in features.columns"
         if self.performance.metric and self.performance.metric not in METRICS[self.task]:
-            raise ValueError(
+            yield (
                 f"performance.metric {self.performance.metric!r} does not fit task {self.task!r}; use one of "
                 f"{', '.join(METRICS[self.task])}"
             )
-        return self
 
     @property
     def cadence(self) -> Cadence:

@@ -1,0 +1,44 @@
+"""Compare published predictions with the ground truth that has matured, after every monitored interval."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import declared
+from airflow.sdk import dag, task
+from airflow.sdk.exceptions import AirflowSkipException
+
+if TYPE_CHECKING:
+    from pipeline.job import JobSpec
+
+
+def evaluation_dag(job: JobSpec):
+    """Return the job's evaluation DAG."""
+    drift, performance = declared.asset(job, "drift"), declared.asset(job, "performance")
+
+    @dag(
+        **declared.arguments(job, "evaluate"),
+        schedule=[drift],
+        max_active_runs=1,
+        params={"as_of": declared.AS_OF, "quiet": declared.QUIET},
+        doc_md=__doc__,
+    )
+    def build():
+        @task(outlets=[performance], pool=declared.SCORING_POOL)
+        def evaluate(**context):
+            from pipeline import tasks
+
+            as_of = context["params"]["as_of"] or declared.latest_event(context, drift, "end")
+            if as_of is None:
+                raise AirflowSkipException("Only backfilled intervals: they are evaluated with the next scheduled one.")
+            report = tasks.evaluate(job.name, as_of, quiet=declared.is_quiet(context))
+            context["outlet_events"][performance].extra = report
+            return report
+
+        evaluate()
+
+    return build()
+
+
+for spec in declared.jobs():
+    globals()[f"{spec.name}__evaluate"] = evaluation_dag(spec)

@@ -1,0 +1,250 @@
+"""The whole loop through a real Airflow, interval by interval: score, monitor, evaluate, retrain, gate, promote.
+
+`python -m examples.demo` runs the simulated job and fails unless the planted change was found and mended; with
+`--job FILE --from DATE --to DATE` it runs any job's own data. Everything is written below its home, nothing elsewhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import signal
+import sys
+import time
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deploy.local_airflow import LocalAirflow, is_running
+from examples import findings as found
+from examples.findings import Findings
+from examples.simulate import simulate
+from pipeline import jobfile
+from pipeline.errors import InvalidRequest, PipelineError
+from pipeline.intervals import Interval, format_instant, parse_instant
+from pipeline.ledger import Ledger
+from pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from deploy.airflow_api import Run
+    from pipeline.job import JobSpec
+
+DEMO_JOB = Path(__file__).parent / "jobs" / "demo.yaml"
+FIRST_DAY, CHANGE_ON = date(2026, 1, 1), date(2026, 1, 12)
+START, END = datetime(2026, 1, 7, tzinfo=UTC), datetime(2026, 1, 20, tzinfo=UTC)
+_MARKER = ".pipeline-demo"
+_POLL_SECONDS = 0.3
+_START_SECONDS = 300.0
+
+
+class RunFailed(PipelineError):
+    """A DAG run failed; the message carries the end of the failed task's log."""
+
+    exit_code = 1
+
+
+class Demo:
+    """One walk through a job's intervals: an Airflow that works, and its ledger to look at."""
+
+    def __init__(self, home: Path, job: JobSpec, intervals: Sequence[Interval]) -> None:
+        """Write the job into the home; it must be a fresh home, see `fresh_home`."""
+        self.settings = Settings.in_home(home, jobs=home / "jobs")
+        self.job = job
+        self.intervals = tuple(intervals)
+        self.settings.jobs.mkdir(parents=True)
+        # JSON is YAML; absent values are left out, because null is not a value of every field.
+        text = json.dumps(job.model_dump(mode="json", exclude_none=True), indent=2)
+        (self.settings.jobs / f"{job.name}.yaml").write_text(text + "\n")
+        # The shell's registry and ledger may be those of a production deployment.
+        state = {"MLFLOW_TRACKING_URI": self.settings.tracking_uri, "PIPELINE_LEDGER_URL": self.settings.ledger_url}
+        self.airflow = LocalAirflow(home, self.settings.jobs, environ=state)
+        self.ledger = Ledger(self.settings.ledger_url, lambda: datetime.now(UTC))
+        self._dags = {step: f"{job.name}__{step}" for step in ("score", "evaluate", "retrain")}
+        self._run_seconds = 2 * job.schedule.timeout.total_seconds()
+
+    def findings(self) -> Findings:
+        """What the ledger holds by now."""
+        return Findings.read(self.ledger, self.job, self.intervals)
+
+    def get_ready(self) -> None:
+        """Wait for Airflow and the job's DAGs, and let them run."""
+        self.airflow.wait_until_healthy(_START_SECONDS)
+        self.airflow.wait_for_dags(self._dags.values(), _START_SECONDS)
+        for dag_id in self._dags.values():
+            self.airflow.unpause(dag_id)
+
+    def bootstrap(self) -> None:
+        """Train the first champion on what was known at the first interval's start."""
+        as_of = format_instant(self.intervals[0].start)
+        self._finish("retrain", {"as_of": as_of, "bootstrap": True, "reason": "First champion of the demo."})
+
+    def live_through(self, interval: Interval) -> None:
+        """Score the interval and return when everything that this set in motion has come to an end."""
+        self._finish("score", {"start": format_instant(interval.start)})
+        while not self._is_through(interval.end):
+            time.sleep(_POLL_SECONDS)
+
+    def _finish(self, step: str, conf: dict[str, object]) -> None:
+        dag_id = self._dags[step]
+        run_id = self.airflow.trigger(dag_id, conf)
+        if self.airflow.wait(dag_id, run_id, self._run_seconds) != "success":
+            self._fail(dag_id, run_id)
+
+    def _is_through(self, as_of: datetime) -> bool:
+        """Whether the trigger decision at ``as_of`` is recorded and, if it fired, carried out."""
+        retrainings = self._healthy_runs("retrain")
+        decision = self.findings().decided("trigger", as_of)
+        if decision is None:
+            self._healthy_runs("evaluate")
+            return False
+        return decision.outcome != "fire" or all(run.is_over for run in retrainings)
+
+    def _healthy_runs(self, step: str) -> list[Run]:
+        runs = self.airflow.runs(self._dags[step])
+        for run in runs:
+            if run.state == "failed":
+                self._fail(run.dag_id, run.run_id)
+        return runs
+
+    def _fail(self, dag_id: str, run_id: str) -> None:
+        raise RunFailed(
+            f"the run {run_id} of {dag_id} failed",
+            got="\n" + self.airflow.failure(dag_id, run_id) + "\n",
+            left_behind=f"everything so far in {self.settings.home}",
+            next_step=f"python -m deploy.local_airflow --home {self.settings.home} --jobs {self.settings.jobs}",
+        )
+
+
+def fresh_home(home: Path) -> Path:
+    """The empty home, its former content deleted. Raises `InvalidRequest` for a folder that no demo has made."""
+    home = home.resolve()
+    if home.exists() and any(home.iterdir()) and not (home / _MARKER).exists():
+        raise InvalidRequest(
+            f"{home} is not empty and was not made by a demo",
+            expected=f"an empty or absent folder, or one with the file {_MARKER}",
+            left_behind="nothing was deleted",
+            next_step="choose another --home",
+        )
+    if is_running(home):
+        raise InvalidRequest(
+            f"an Airflow is still running in {home}",
+            left_behind="nothing was deleted",
+            next_step="stop it with Ctrl-C where it was started",
+        )
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True)
+    (home / _MARKER).touch()
+    return home
+
+
+def resolved(job: JobSpec, end: datetime, data: Path | None) -> JobSpec:
+    """The job as the demo runs it: triggered by hand, its output inside the home, simulated ``data`` if given."""
+    schedule = job.schedule.model_copy(update={"catchup": False, "end": job.schedule.end or end})
+    changes: dict[str, object] = {"schedule": schedule, "output": job.output.model_copy(update={"uri": None})}
+    if data is not None:
+        changes["features"] = job.features.model_copy(update={"uri": str(data / "features")})
+        changes["labels"] = job.labels.model_copy(update={"uri": str(data / "labels")})
+    return job.model_copy(update=changes)
+
+
+def run(job_file: Path, start: datetime, end: datetime, home: Path, *, keep_open: bool) -> int:
+    """Run the job over its intervals from ``start`` to ``end``; returns the exit code."""
+    began = time.monotonic()
+    is_simulated = job_file.resolve() == DEMO_JOB.resolve()
+    job = jobfile.load(job_file)
+    intervals = list(job.cadence.split(Interval(start, end)))
+    if not intervals:
+        raise InvalidRequest(f"no whole interval of {job.schedule.interval} lies in {Interval(start, end)}")
+    home = fresh_home(home)
+    demo = Demo(home, resolved(job, end, home / "data" if is_simulated else None), intervals)
+    _say(f"Airflow starts in {home} ...")
+    demo.airflow.launch()
+    try:
+        if is_simulated:
+            days = (end.date() - FIRST_DAY) // timedelta(days=1)
+            rows = simulate(home / "data", FIRST_DAY, days, CHANGE_ON)
+            _say(
+                f"{sum(rows.values())} rows on {days} days from {FIRST_DAY} simulated; the world changes on {CHANGE_ON}."
+            )
+        demo.get_ready()
+        _say(f"Airflow is ready after {time.monotonic() - began:.0f} s. The first champion is trained ...")
+        demo.bootstrap()
+        for interval in intervals:
+            lap = time.monotonic()
+            demo.live_through(interval)
+            _say(found.progress(demo.findings(), interval, time.monotonic() - lap))
+        problems = _conclude(demo, is_simulated=is_simulated, seconds=time.monotonic() - began)
+        if keep_open:
+            _keep_open(demo.airflow)
+        return bool(problems)
+    finally:
+        demo.airflow.stop()
+        demo.ledger.close()
+
+
+def _conclude(demo: Demo, *, is_simulated: bool, seconds: float) -> list[str]:
+    """Print table, account, places and verdict; returns the expectations that were not met."""
+    findings, home = demo.findings(), demo.settings.home
+    change = datetime(CHANGE_ON.year, CHANGE_ON.month, CHANGE_ON.day, tzinfo=UTC) if is_simulated else None
+    problems = found.unaccounted(findings) + (found.unmet(findings, change) if change else [])
+    output = home / "outputs" / demo.job.name
+    rows_in = sum(m.rows_in for m in findings.manifests.values())
+    quarantined = sum(m.rows_quarantined for m in findings.manifests.values())
+    _say("", *found.table(findings), "", "What happened:", found.lines(found.account(findings, change)))
+    _say(f"  - {rows_in} rows in = {rows_in - quarantined} scored + {quarantined} quarantined. {seconds:.0f} s in all.")
+    _say(
+        "",
+        "Where to look:",
+        f"  predictions  {output / 'predictions'}",
+        f"  quarantine   {output / 'quarantine'}",
+        f"  reports      {output / 'reports'}",
+        f"  ledger       {home / 'ledger.db'}    models  {home / 'mlflow.db'}",
+        f"  Airflow UI   {'make airflow' if home == Path('.demo').resolve() else _ui_command(demo)}",
+        "",
+        *([f"FAILED: {problem}" for problem in problems] or ["All expectations were met."]),
+    )
+    return problems
+
+
+def _ui_command(demo: Demo) -> str:
+    return f"{sys.executable} -m deploy.local_airflow --home {demo.settings.home} --jobs {demo.settings.jobs}"
+
+
+def _keep_open(airflow: LocalAirflow) -> None:
+    _say(f"Airflow UI: {airflow.url}  user {airflow.username}, password {airflow.password}  Ctrl-C stops it.")
+    while True:
+        airflow.check_alive()
+        time.sleep(1)
+
+
+def _say(*lines: str) -> None:
+    print(*lines, sep="\n", flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a job through a real Airflow, interval by interval, and tell what happened."""
+    parser = argparse.ArgumentParser(prog="python -m examples.demo", description=main.__doc__)
+    parser.add_argument("--job", type=Path, default=DEMO_JOB, help="job file; default: the simulated one")
+    parser.add_argument("--from", dest="start", type=parse_instant, help="start of the first interval, UTC")
+    parser.add_argument("--to", dest="end", type=parse_instant, help="end of the last interval, UTC")
+    parser.add_argument("--home", type=Path, default=Path(".demo"), help="folder for everything; it is emptied first")
+    parser.add_argument("--keep-open", action="store_true", help="leave the Airflow UI open at the end, until Ctrl-C")
+    options = parser.parse_args(arguments)
+    if options.job != DEMO_JOB and not (options.start and options.end):
+        parser.error("--job needs --from and --to")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        return run(options.job, options.start or START, options.end or END, options.home, keep_open=options.keep_open)
+    except KeyboardInterrupt:
+        print("Stopped; nothing is left running.", file=sys.stderr)
+        return 130
+    except PipelineError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,199 @@
+"""Run the whole loop over history in simulated time: exactly the verbs that the DAGs call, in their order.
+
+Labels appear only when they had arrived; the clock is the end of the interval that is being lived through.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipeline.errors import InvalidRequest, LabelsOverdue, NoData, NotEnoughLabels
+from pipeline.intervals import Interval, format_instant
+from pipeline.job import HIGHER_IS_BETTER
+from pipeline.reports import TriggerDecision
+from pipeline.runtime import Runtime, intervals
+from pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+    from pathlib import Path
+
+    from pipeline.job import JobSpec
+    from pipeline.reports import Manifest
+
+Policy = Literal["closed_loop", "frozen", "always"]
+_MARKER = ".pipeline-replay"
+
+
+@dataclass(slots=True)
+class _Clock:
+    now: datetime
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@dataclass(slots=True)
+class _Course:
+    """What happened so far."""
+
+    manifests: list[Manifest] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    alerts: int = 0
+    retrains: int = 0
+    promotions: int = 0
+    seconds: list[float] = field(default_factory=list)
+
+
+def replay(
+    job: JobSpec,
+    start: datetime,
+    end: datetime,
+    *,
+    policy: Policy,
+    workspace: Path,
+    jobs: Path,
+    progress: Callable[[str], None],
+) -> dict[str, Any]:
+    """The course of the job from ``start`` to ``end`` as one JSON-ready report; all state lies under ``workspace``.
+
+    ``closed_loop`` lets the job's own policy train and promote; ``frozen`` keeps the first champion; ``always``
+    trains and promotes whenever the labels of a month are complete. Training that is not allowed or not possible
+    leaves the champion in place. Raises what bootstrapping at ``start`` raises; `InvalidRequest` when ``workspace`` holds
+    something else.
+    """
+    lived = intervals(job, start, end)
+    _prepare(workspace)
+    clock = _Clock(start)
+    # The policy decides here; a job that is still careful (dry_run) would otherwise replay as frozen.
+    job = job.model_copy(
+        update={
+            "promote": job.promote.model_copy(update={"mode": "enabled"}),
+            "output": job.output.model_copy(update={"uri": str(workspace / "outputs" / job.name)}),
+        }
+    )
+    began = time.perf_counter()
+    with Runtime(Settings.in_home(workspace, jobs=jobs), clock) as runtime:
+        runtime.retrain(job, start, bootstrap=True, reason="Bootstrap of the replay.")
+        course = _Course()
+        for interval in lived:
+            clock.now = interval.end
+            tick = time.perf_counter()
+            line = _live(runtime, job, interval, policy, course)
+            course.seconds.append(time.perf_counter() - tick)
+            progress(line)
+        clock.now = lived[-1].end + job.labels.mature_after
+        try:
+            runtime.evaluate(job, clock.now)
+        except LabelsOverdue as error:
+            progress(str(error))
+        return _summary(runtime, job, policy, course, time.perf_counter() - began)
+
+
+def _prepare(workspace: Path) -> None:
+    """Start from an empty workspace; only one that an earlier replay made is emptied."""
+    if workspace.exists() and any(workspace.iterdir()):
+        if not (workspace / _MARKER).exists():
+            raise InvalidRequest(
+                f"workspace {workspace} is not empty and was not made by a replay",
+                expected="a new or empty folder, or an earlier replay's workspace",
+                got=f"{sum(1 for _ in workspace.iterdir())} entries",
+                next_step="pass another --workspace",
+            )
+        shutil.rmtree(workspace)
+    workspace.mkdir(parents=True, exist_ok=True)
+    (workspace / _MARKER).touch()
+
+
+def _live(runtime: Runtime, job: JobSpec, interval: Interval, policy: Policy, course: _Course) -> str:
+    """One interval's life: score, monitor, evaluate, decide, act; returns a line of progress."""
+    label = format_instant(interval.start)
+    try:
+        (manifest,) = runtime.score(job, interval.start)
+    except NoData as error:
+        course.skipped.append(label)
+        return f"{label}  {error}"
+    course.manifests.append(manifest)
+    (drift,) = runtime.monitor(job, interval.start)
+    try:
+        evaluated = runtime.evaluate(job, interval.end)
+    except LabelsOverdue:
+        evaluated = []
+    course.alerts += (drift.verdict == "drift") + sum(r.verdict == "drift" for r in evaluated)
+    acted = _act(runtime, job, interval, policy, course)
+    value = f"{job.metric} {evaluated[-1].value:.4g}" if evaluated and evaluated[-1].value is not None else ""
+    return (
+        f"{label}  {manifest.rows_scored} scored, {manifest.rows_quarantined} quarantined, version "
+        f"{manifest.model_version}, {drift.verdict}  {value}  {acted}"
+    ).rstrip()
+
+
+def _act(runtime: Runtime, job: JobSpec, interval: Interval, policy: Policy, course: _Course) -> str:
+    as_of, trigger = interval.end, None
+    if policy == "closed_loop":
+        trigger = runtime.decide(job, as_of)
+    elif policy == "always" and _completes_month(job, interval):
+        trigger = TriggerDecision(fire=True, cause="schedule", reason="The labels of a month are complete.")
+    if trigger is None or not trigger.fire:
+        return ""
+    course.retrains += 1
+    try:
+        report = runtime.retrain(job, as_of, trigger=trigger, force=policy == "always")
+    except NotEnoughLabels as error:
+        return str(error)
+    course.promotions += report.outcome == "promoted"
+    return f"retrained ({trigger.cause}): {report.outcome}"
+
+
+def _completes_month(job: JobSpec, interval: Interval) -> bool:
+    """Whether the labels of a calendar month became complete during the interval."""
+    known = interval.end - job.labels.mature_after
+    earlier = interval.start - job.labels.mature_after
+    return (known.year, known.month) != (earlier.year, earlier.month)
+
+
+def _summary(runtime: Runtime, job: JobSpec, policy: Policy, course: _Course, seconds: float) -> dict[str, Any]:
+    reports = {report.start: report for report in runtime.ledger.performance(job.name)}
+    by_interval: list[dict[str, Any]] = [
+        {
+            "start": format_instant(m.start),
+            "value": reports[m.start].value if m.start in reports else None,
+            "n": reports[m.start].n if m.start in reports else 0,
+            "model_version": m.model_version,
+        }
+        for m in course.manifests
+    ]
+    values: list[float] = [row["value"] for row in by_interval if row["value"] is not None]
+    ordered = sorted(course.seconds)
+    return {
+        "job": job.name,
+        "policy": policy,
+        "intervals": len(course.manifests),
+        "skipped": course.skipped,
+        "rows_in": sum(m.rows_in for m in course.manifests),
+        "rows_scored": sum(m.rows_scored for m in course.manifests),
+        "rows_quarantined": sum(m.rows_quarantined for m in course.manifests),
+        "alerts": course.alerts,
+        "retrains": course.retrains,
+        "promotions": course.promotions,
+        "rollbacks": 0,
+        "metric": {
+            "name": job.metric,
+            "higher_is_better": HIGHER_IS_BETTER[job.metric],
+            "mean": sum(values) / len(values) if values else None,
+            "by_interval": by_interval,
+        },
+        "decisions": [
+            {"at": format_instant(d.at), "kind": d.kind, "outcome": d.outcome, "reason": d.reason, "id": d.id}
+            for d in runtime.ledger.decisions(job.name)
+        ],
+        "seconds": round(seconds, 3),
+        "seconds_per_interval": {
+            "median": round(ordered[len(ordered) // 2], 4) if ordered else None,
+            "max": round(ordered[-1], 4) if ordered else None,
+        },
+    }

@@ -1,0 +1,66 @@
+"""What every step works with: one job and the opened adapters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pipeline.errors import InvalidRequest
+from pipeline.storage import Storage, Target
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pipeline.intervals import Interval
+    from pipeline.job import JobSpec
+    from pipeline.ledger import Ledger
+    from pipeline.registry import LoadedModel, Registry
+    from pipeline.reports import RegisteredModel
+
+DataSet = Literal["predictions", "quarantine", "monitoring/drift", "monitoring/performance"]
+# Columns that steps add to tables in memory; the names cannot clash with a job's own columns in a file.
+LABEL, INTERVAL, PREDICTION = "__label__", "__interval__", "__prediction__"
+
+
+@dataclass(frozen=True, slots=True)
+class JobContext:
+    """One job, the root of its data sets, and the adapters that steps may use."""
+
+    job: JobSpec
+    output: str
+    storage: Storage
+    ledger: Ledger
+    registry: Registry
+
+    def target(self, dataset: DataSet, interval: Interval) -> Target:
+        """Where one interval of one of the job's data sets is published."""
+        return Target(f"{self.output}/{dataset}", self.job.output_partition(interval))
+
+    def report_uri(self, name: str, interval: Interval) -> str:
+        """Where one interval's HTML report of that name lies."""
+        return f"{self.output}/reports/{self.job.output_partition(interval)}/{name}.html"
+
+    def registered(self, version: int) -> RegisteredModel:
+        """The recorded facts of a version; raises `InvalidRequest` for one that the ledger does not know."""
+        registered = self.ledger.model(self.job.model_name, version)
+        if registered is None:
+            known = [m.model.version for m in self.ledger.models(self.job.name)]
+            raise InvalidRequest(
+                f"model {self.job.model_name!r} version {version} was not registered by this deployment",
+                expected=f"one of {known}" if known else "a registered version",
+                got=str(version),
+                next_step=f"pipeline retrain {self.job.name} --as-of T registers a new one",
+            )
+        return registered
+
+    def load(self, version: int) -> LoadedModel:
+        """The model of a version, its files verified against the digests of its registration."""
+        return self.registry.load(self.registered(version), self.job.model.trusted_types)
+
+    @property
+    def kinds(self) -> Mapping[str, Literal["number", "category"]]:
+        """How each feature column is compared: booleans as numbers 0 and 1."""
+        return {
+            name: "category" if column.type == "category" else "number"
+            for name, column in self.job.features.columns.items()
+        }

@@ -1,0 +1,226 @@
+"""Decide whether to train, and train a challenger on what was known at a given time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import drift, engine, performance, trainers, triggers, windows
+from pipeline.errors import InvalidRequest, NotEnoughLabels
+from pipeline.intervals import Interval, format_instant
+from pipeline.performance import Outcomes
+from pipeline.reports import Baseline, Decision, Profile, RegisteredModel, TriggerDecision
+from pipeline.steps import labels, monitor, plan, validate
+from pipeline.steps.context import INTERVAL, LABEL, PREDICTION
+from pipeline.steps.sampling import KeySample, plain
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from pipeline.steps.context import JobContext
+    from pipeline.windows import TrainingWindow
+
+
+def decide(ctx: JobContext, as_of: datetime) -> TriggerDecision:
+    """The recorded decision whether to train at ``as_of``; raises `NoChampion` before the first promotion."""
+    job = ctx.job
+    champion = plan.resolve(ctx, Interval(job.cadence.shift(job.cadence.floor(as_of), -1), as_of), "as_of")
+    trained = [m.as_of for m in ctx.ledger.models(job.name) if m.as_of <= as_of]
+    decision = triggers.decide(
+        job.retrain,
+        as_of,
+        champion_version=champion.version,
+        drift=ctx.ledger.drift(job.name, ended_by=as_of, last=job.retrain.of_last),
+        performance=ctx.ledger.performance(job.name, as_of=as_of, last=job.retrain.of_last),
+        last_trained=max(trained),
+    )
+    record_trigger(ctx, as_of, decision)
+    return decision
+
+
+def record_trigger(ctx: JobContext, as_of: datetime, decision: TriggerDecision) -> str:
+    """Record the decision and return its id."""
+    outcome = "fire" if decision.fire else "hold"
+    record = Decision.of(ctx.job.name, "trigger", as_of, outcome, decision.reason, {"cause": decision.cause})
+    ctx.ledger.record_decision(record)
+    return record.id
+
+
+def train(ctx: JobContext, as_of: datetime) -> RegisteredModel:
+    """The challenger trained at ``as_of``, registered with its drift reference; nothing is promoted.
+
+    Safe to repeat: a version already registered for this ``as_of`` is returned as it is. Raises `NotEnoughLabels`
+    when too few labelled rows had arrived.
+    """
+    for known in ctx.ledger.models(ctx.job.name):
+        if known.as_of == as_of:
+            return known
+    rows = _enough(ctx, collect(ctx, windows.history(ctx.job, as_of), as_of), as_of)
+    window = _split(ctx, rows, as_of)
+    cut = _index(ctx, window.holdout.start)
+    held = rows[INTERVAL].to_numpy() >= cut
+    frame = engine.to_frame(rows, ctx.job.features.columns)
+    target = rows[LABEL].to_numpy()
+    estimator = trainers.fit(ctx.job, frame[~held], target[~held])
+    predictions = engine.predict(estimator, frame[held], ctx.job.task)
+    interval = rows[INTERVAL].to_numpy()
+    baseline = _baseline(ctx, estimator, predictions, target[held], interval[held])
+    reference = _reference(ctx, rows, held, monitor.predicted(ctx, predictions))
+    classes = tuple(_class_name(c) for c in getattr(estimator, "classes_", ()))
+    profile = Profile(
+        train_start=window.train.start,
+        train_end=window.train.end,
+        holdout_end=window.holdout.end,
+        rows=int((~held).sum()),
+        baseline=baseline,
+        effects=_natural_effects(ctx, rows, reference),
+        classes=classes,
+    )
+    registered = ctx.registry.register(
+        ctx.job.model_name,
+        estimator,
+        signature_frame=frame[:1000],
+        signature_output=predictions.labels[:1000],
+        profile=profile,
+        reference=reference.drop_columns([INTERVAL]),
+        as_of=as_of,
+        parameters={"trainer": ctx.job.model.trainer, **{k: str(v) for k, v in ctx.job.model.parameters.items()}},
+        metrics={f"holdout_{baseline.metric}": baseline.value, "train_rows": float(profile.rows)},
+        tags={"job": ctx.job.name, "as_of": format_instant(as_of)},
+    )
+    ctx.ledger.record_model(ctx.job.name, registered)
+    return registered
+
+
+def collect(ctx: JobContext, span: Interval, as_of: datetime) -> pa.Table | None:
+    """Accepted, labelled rows of ``span``: key, time, features, ``__label__`` and the interval index ``__interval__``.
+
+    At most ``retrain.max_rows`` rows, a uniform sample by key beyond that; in order of time and file. ``None`` when no
+    labelled row had arrived.
+    """
+    job = ctx.job
+    wanted = list(dict.fromkeys([*job.features.key, job.features.time, *job.features.columns]))
+    sample = KeySample(job.features.key, job.retrain.max_rows, job.model.seed)
+    for interval in job.cadence.split(span):
+        files = plan.input_files(ctx, interval)
+        if not files:
+            continue
+        batches = [batch.select(wanted) for batch in validate.accepted(ctx, interval, files)]
+        rows = labels.join(ctx, plain(pa.Table.from_batches(batches)), interval, as_of)
+        if rows.num_rows:
+            index = pa.array(np.full(rows.num_rows, _index(ctx, interval.start)))
+            sample.add(rows.append_column(INTERVAL, index))
+    return sample.table()
+
+
+def _enough(ctx: JobContext, rows: pa.Table | None, as_of: datetime) -> pa.Table:
+    found = 0 if rows is None else rows.num_rows
+    if rows is None or found < ctx.job.retrain.min_rows:
+        raise NotEnoughLabels(
+            f"job {ctx.job.name!r}: too few labelled rows in {windows.history(ctx.job, as_of)} had arrived by "
+            f"{format_instant(as_of)}",
+            expected=f"at least {ctx.job.retrain.min_rows} rows (retrain.min_rows)",
+            got=f"{found} rows",
+            next_step=f"pipeline retrain {ctx.job.name} --as-of T with a later T, or a longer retrain.window",
+        )
+    return rows
+
+
+def class_outcomes(estimator: Any, predictions: engine.Predictions, truth: np.ndarray[Any, Any]) -> Outcomes:
+    """The outcomes of predictions that were just made, beside their labels."""
+    if predictions.scores is None:
+        return Outcomes(truth.astype(np.float64), predictions.labels)
+    return Outcomes(truth, predictions.labels, predictions.scores, tuple(estimator.classes_))
+
+
+def _index(ctx: JobContext, start: datetime) -> int:
+    """An integer that grows by at least one from interval to interval: minutes since 1970."""
+    return int(start.timestamp() // 60)
+
+
+def _split(ctx: JobContext, rows: pa.Table, as_of: datetime) -> TrainingWindow:
+    span = windows.history(ctx.job, as_of)
+    first = min(i.start for i in ctx.job.cadence.split(span) if _index(ctx, i.start) == _first(rows))
+    window = windows.training(ctx.job, Interval(first, span.end))
+    if window is None:
+        raise NotEnoughLabels(
+            f"job {ctx.job.name!r}: all labelled rows known at {format_instant(as_of)} lie in one interval",
+            expected="at least two intervals, one to learn from and one to compare on",
+            got=f"rows from {format_instant(first)} on",
+            next_step=f"pipeline retrain {ctx.job.name} --as-of T with a later T",
+        )
+    return window
+
+
+def _first(rows: pa.Table) -> int:
+    return int(rows[INTERVAL].to_numpy().min())
+
+
+def _baseline(
+    ctx: JobContext,
+    estimator: Any,
+    predictions: engine.Predictions,
+    truth: np.ndarray[Any, Any],
+    interval: np.ndarray[Any, Any],
+) -> Baseline:
+    made = performance.baseline(ctx.job.metric, class_outcomes(estimator, predictions, truth), interval)
+    if made is None:
+        raise NotEnoughLabels(
+            f"job {ctx.job.name!r}: {ctx.job.metric} is undefined on the {len(truth)} holdout rows",
+            expected="holdout rows of every class",
+            got=f"labels {sorted({str(v) for v in truth})[:5]}",
+            next_step="lengthen retrain.holdout in the job file",
+        )
+    return made
+
+
+def _reference(
+    ctx: JobContext, rows: pa.Table, held: np.ndarray[Any, Any], predictions: np.ndarray[Any, Any]
+) -> pa.Table:
+    """The sample that travels with the model: features of the whole window, predictions of the holdout only.
+
+    A model is surer of rows that it has learnt from; comparing fresh predictions with those would look like drift.
+    """
+    columns: np.ndarray[Any, Any] = np.full(rows.num_rows, None, dtype=object)
+    columns[held] = predictions
+    kind = pa.string() if ctx.job.task == "multiclass" else pa.float64()
+    sample = KeySample(ctx.job.features.key, ctx.job.drift.sample_rows, ctx.job.model.seed)
+    sample.add(rows.append_column(PREDICTION, pa.array(columns, kind)))
+    table = sample.table()
+    assert table is not None  # rows were just added
+    return table.select([*ctx.job.features.columns, PREDICTION, INTERVAL]).combine_chunks()
+
+
+def _natural_effects(ctx: JobContext, rows: pa.Table, reference: pa.Table) -> dict[str, float]:
+    """How far stretches of the training period lie from the rest of it, per column."""
+    job = ctx.job
+    frame = engine.to_frame(reference, job.features.columns)
+    stretch = np.unique(reference[INTERVAL].to_numpy(), return_inverse=True)[1]
+    features = {name: frame[name].to_numpy() for name in frame.columns}
+    effects = drift.stretch_effects(features, ctx.kinds, stretch, job.drift.window, job.drift.min_rows)
+    known = reference.filter(reference[PREDICTION].is_valid())
+    if known.num_rows:
+        kinds = {PREDICTION: monitor.comparison_kinds(ctx)[PREDICTION]}
+        values = np.array(known[PREDICTION].to_pylist(), dtype=object if job.task == "multiclass" else np.float64)
+        held = np.unique(known[INTERVAL].to_numpy(), return_inverse=True)[1]
+        effects |= drift.stretch_effects({PREDICTION: values}, kinds, held, job.drift.window, job.drift.min_rows)
+    return effects
+
+
+def _class_name(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool | np.bool_) else str(value)
+
+
+def require_champion_absent(ctx: JobContext, as_of: datetime) -> None:
+    """Raise `InvalidRequest` when a bootstrap is asked for although a champion exists that is not this bootstrap's."""
+    promotions = ctx.ledger.promotions(ctx.job.name)
+    if promotions and ctx.registered(promotions[0].model.version).as_of != as_of:
+        first = promotions[0]
+        raise InvalidRequest(
+            f"job {ctx.job.name!r} has a champion since {format_instant(first.effective_at)}; a bootstrap makes the first one",
+            expected="no promotion in the ledger",
+            got=f"version {promotions[-1].model.version}",
+            next_step=f"pipeline retrain {ctx.job.name} --as-of T --reason TEXT",
+        )

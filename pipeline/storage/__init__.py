@@ -1,0 +1,10 @@
+"""Data files in and out: bounded reads of input partitions, atomic publishing of one Parquet file per partition.
+
+The only package that writes data files. Must not import pandas and must not know what the columns mean.
+"""
+
+from pipeline.storage.parquet import ROW_GROUP, Staged
+from pipeline.storage.store import Storage
+from pipeline.storage.targets import Published, Target
+
+__all__ = ["ROW_GROUP", "Published", "Staged", "Storage", "Target"]

@@ -1,0 +1,110 @@
+"""What DAG tasks call: text in, a small JSON object out. The only place where reports become XCom values.
+
+Every call opens the deployment that the environment names. Results stay far below the 4 kB that XCom may carry.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline.intervals import parse_instant
+from pipeline.reports import TriggerDecision
+from pipeline.runtime import Runtime
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from pipeline.job import JobSpec
+
+Json = dict[str, Any]
+_NAMED = 10  # columns or intervals that a result lists by name; counts are always complete
+
+
+def score(name: str, start: datetime, *, model: str, quiet: bool) -> Json:
+    """Score one interval; returns the manifest."""
+    with Runtime.open() as runtime:
+        job = runtime.job(name)
+        policy: Any = int(model) if model.isdigit() else model
+        (manifest,) = runtime.score(job, start, model=policy, quiet=quiet)
+        return {**manifest.model_dump(mode="json"), "report": _report(job, manifest.start, "validation")}
+
+
+def monitor(name: str, start: str, *, quiet: bool) -> Json:
+    """Judge the drift of one published interval; returns verdict, reason and the drifted columns."""
+    with Runtime.open() as runtime:
+        job = runtime.job(name)
+        (report,) = runtime.monitor(job, parse_instant(start), quiet=quiet)
+        drifted = [c.column for c in report.columns if c.verdict == "drift"]
+        kept = report.model_dump(mode="json", exclude={"columns"})
+        return {
+            **kept,
+            "drifted": len(drifted),
+            "columns": drifted[:_NAMED],
+            "report": _report(job, report.start, "drift"),
+        }
+
+
+def evaluate(name: str, as_of: str, *, quiet: bool) -> Json:
+    """Evaluate what matured by ``as_of``; returns counts and the latest value of the job's metric."""
+    with Runtime.open() as runtime:
+        job = runtime.job(name)
+        reports = runtime.evaluate(job, parse_instant(as_of), quiet=quiet)
+        return {
+            "job": name,
+            "as_of": as_of,
+            "quiet": quiet,
+            "evaluated": len(reports),
+            "degraded": sum(report.verdict == "drift" for report in reports),
+            "metric": job.metric,
+            "latest": reports[-1].value if reports else None,
+        }
+
+
+def decide(name: str, manual_as_of: str | None, event_as_of: str | None) -> Json | None:
+    """The decision that starts a training, or ``None`` when there is no cause to train.
+
+    A manual run always trains. A run that only backfills started never does.
+    """
+    if manual_as_of:
+        return {"as_of": manual_as_of, "trigger": None}
+    if event_as_of is None:
+        return None
+    with Runtime.open() as runtime:
+        decision = runtime.decide(runtime.job(name), parse_instant(event_as_of))
+        return {"as_of": event_as_of, "trigger": decision.model_dump(mode="json")} if decision.fire else None
+
+
+def retrain(name: str, decision: Json, *, bootstrap: bool, reason: str) -> Json:
+    """Train, gate and promote as decided; returns the outcome with its numbers."""
+    with Runtime.open() as runtime:
+        trigger = TriggerDecision.model_validate(decision["trigger"]) if decision["trigger"] else None
+        report = runtime.retrain(
+            runtime.job(name),
+            parse_instant(decision["as_of"]),
+            trigger=trigger,
+            bootstrap=bootstrap,
+            reason=reason,
+        )
+        gate = report.decision_ids[0] if report.report_uri else None
+        return {
+            **report.model_dump(mode="json"),
+            "model_version": report.model.version if report.model else None,
+            "report": f"gates/{gate}.html" if gate else None,
+        }
+
+
+def sweep(name: str) -> Json:
+    """Delete leftovers; returns how many files."""
+    with Runtime.open() as runtime:
+        return {"job": name, "removed": len(runtime.sweep(runtime.job(name)))}
+
+
+def find_gaps(name: str, as_of: datetime) -> Json:
+    """Fail when intervals are missing; returns how many were expected."""
+    with Runtime.open() as runtime:
+        return {"job": name, "intervals": len(runtime.find_gaps(runtime.job(name), as_of))}
+
+
+def _report(job: JobSpec, start: datetime, name: str) -> str:
+    """The report's path below the job's ``reports`` folder."""
+    return f"{job.output_partition(job.interval(start))}/{name}.html"

@@ -1,0 +1,62 @@
+"""Which stretch of time a step looks at: monitoring, maturity of labels, training and holdout.
+
+Pure interval arithmetic; what was not known at ``as_of`` is never inside a window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.intervals import Interval
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from pipeline.job import JobSpec
+
+# With little history the holdout shrinks to this share of it, so that the first model still has rows to learn from.
+_LARGEST_HOLDOUT_SHARE = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingWindow:
+    """Rows to learn from, and the later rows to compare on; both lie before ``as_of`` and do not overlap."""
+
+    train: Interval
+    holdout: Interval
+
+    @property
+    def span(self) -> Interval:
+        """Training and holdout together."""
+        return Interval(self.train.start, self.holdout.end)
+
+
+def monitored(job: JobSpec, interval: Interval) -> Interval:
+    """The stretch that is compared with the reference: ``drift.window`` intervals that end with ``interval``."""
+    return Interval(job.cadence.shift(interval.start, 1 - job.drift.window), interval.end)
+
+
+def matured_by(job: JobSpec, as_of: datetime) -> datetime:
+    """The instant by which an interval must have ended for its labels to count as complete at ``as_of``."""
+    return as_of - job.labels.mature_after
+
+
+def history(job: JobSpec, as_of: datetime) -> Interval:
+    """The whole intervals of labelled history that a training at ``as_of`` may use: ``retrain.window``, rounded up."""
+    end = job.cadence.floor(matured_by(job, as_of))
+    return Interval(job.cadence.floor(end - job.retrain.window), end)
+
+
+def training(job: JobSpec, available: Interval) -> TrainingWindow | None:
+    """The split of ``available``, the labelled history that is really there; both its ends lie on the job's grid.
+
+    The holdout is the latest ``retrain.holdout``, rounded up to whole intervals; at most a quarter of ``available``,
+    but at least one interval. ``None`` when ``available`` is shorter than two intervals.
+    """
+    largest = Interval(available.end - (available.end - available.start) * _LARGEST_HOLDOUT_SHARE, available.end)
+    earliest = next((held.start for held in job.cadence.split(largest)), job.cadence.shift(available.end, -1))
+    cut = max(job.cadence.floor(available.end - job.retrain.holdout), earliest)
+    if cut <= available.start:
+        return None
+    return TrainingWindow(Interval(available.start, cut), Interval(cut, available.end))

@@ -1,0 +1,258 @@
+"""Monitoring, evaluation, retraining, promotion and rollback on a small real world."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.errors import IntervalsMissing, InvalidRequest, LabelsOverdue, NoChampion, NotEnoughLabels
+from pipeline.reports import TriggerDecision
+from pipeline.steps import retrain
+
+
+@pytest.fixture
+def changing(runtime, orders_on, worlds, day):
+    """A deployment and a job on a world that turns on day 15; champion of day 10; days 10 to 19 scored."""
+    job = orders_on(worlds(days=26, rows=400, change_on=15))
+    runtime.retrain(job, day(10), bootstrap=True)
+    list(runtime.score(job, day(10), day(20)))
+    return runtime, job
+
+
+def test_monitor_is_stable_before_the_change_and_drifts_after_it(changing, day):
+    runtime, job = changing
+    reports = list(runtime.monitor(job, day(10), day(20)))
+    assert [r.verdict for r in reports[:5]] == ["stable"] * 5
+    assert [r.verdict for r in reports[5:]] == ["drift"] * 5
+    assert "amount" in {c.column for c in reports[5].columns if c.verdict == "drift"}
+    assert {c.role for c in reports[5].columns} == {"feature", "prediction"}
+
+
+def test_monitor_writes_one_row_per_column_and_a_page_without_network(changing, day):
+    runtime, job = changing
+    (report,) = runtime.monitor(job, day(15))
+    table = pq.read_table(
+        f"{runtime.context(job).output}/monitoring/drift/ds=2026-01-15/part-0.parquet", partitioning=None
+    )
+    assert sorted(table["column"].to_pylist()) == ["amount", "country", "prediction"]
+    assert set(table["interval_verdict"].to_pylist()) == {"drift"}
+    page = Path(report.report_uri).read_text()
+    assert "drift" in page
+    assert "http" not in page
+
+
+def test_monitor_verdict_does_not_depend_on_the_order_of_intervals(changing, day):
+    runtime, job = changing
+    (late,) = runtime.monitor(job, day(16))
+    (early,) = runtime.monitor(job, day(12))
+    assert [*runtime.monitor(job, day(12)), *runtime.monitor(job, day(16))] == [early, late]
+
+
+def test_monitor_of_an_unpublished_interval_says_what_to_do_first(changing, day):
+    runtime, job = changing
+    with pytest.raises(InvalidRequest, match=r"has not been published.*pipeline score orders --start 2026-01-21"):
+        list(runtime.monitor(job, day(21)))
+
+
+def test_evaluate_uses_only_labels_that_had_arrived(runtime, orders_on, world, day):
+    job = orders_on(world)
+    late = pa.array([day(14)] * 150, pa.timestamp("us", "UTC"))
+
+    def delay(table: pa.Table) -> pa.Table:
+        arrival = pa.concat_arrays([late, table["label_available_at"].combine_chunks().slice(150)])
+        return table.set_column(2, "label_available_at", arrival)
+
+    world.rewrite(10, delay, labels=True)
+    runtime.retrain(job, day(10), bootstrap=True)
+    list(runtime.score(job, day(10)))
+    assert runtime.evaluate(job, day(12)) == []
+    (report,) = runtime.evaluate(job, day(13))
+    assert (report.start, report.n, report.rows_scored) == (day(10), 150, 300)
+    assert runtime.evaluate(job, day(13)) == []
+
+
+def test_evaluate_takes_the_latest_correction_of_a_label(runtime, orders_on, world, day):
+    job = orders_on(world)
+    runtime.retrain(job, day(10), bootstrap=True)
+    (manifest,) = runtime.score(job, day(10))
+    predicted = pq.read_table(manifest.path, partitioning=None)["prediction"]
+
+    def correct(table: pa.Table) -> pa.Table:
+        later = pa.array([day(12)] * table.num_rows, pa.timestamp("us", "UTC"))
+        return pa.concat_tables(
+            [table, table.set_column(1, "label", predicted).set_column(2, "label_available_at", later)]
+        )
+
+    world.rewrite(10, correct, labels=True)
+    (report,) = runtime.evaluate(job, day(13))
+    accuracy = next(m.value for m in report.slices if m.metric == "accuracy")
+    assert (report.n, accuracy) == (300, 1.0)
+
+
+def test_evaluate_finds_the_degradation_and_writes_it_per_metric(changing, day):
+    runtime, job = changing
+    reports = runtime.evaluate(job, day(22))
+    assert [r.verdict for r in reports] == ["stable"] * 5 + ["drift"] * 5
+    assert min(r.value for r in reports[:5]) > 0.7 > 0.3 > max(r.value for r in reports[5:])
+    path = f"{runtime.context(job).output}/monitoring/performance/ds=2026-01-15/part-0.parquet"
+    table = pq.read_table(path, partitioning=None)
+    assert table["metric"].to_pylist() == ["roc_auc", "log_loss", "brier", "accuracy"]
+
+
+def test_evaluate_breaks_performance_down_by_slice(runtime, orders_on, world, day):
+    job = orders_on(world, performance={"slices": ["country"]})
+    runtime.retrain(job, day(10), bootstrap=True)
+    list(runtime.score(job, day(10)))
+    (report,) = runtime.evaluate(job, day(13))
+    slices = {m.slice: m.n for m in report.slices if m.slice != "all"}
+    assert set(slices) == {"country=de", "country=fr", "country=nl"}
+    assert sum(slices.values()) == 300
+
+
+def test_labels_that_never_come_raise_once_and_are_evaluated_when_they_do(runtime, orders_on, world, day):
+    job = orders_on(world)
+    runtime.retrain(job, day(10), bootstrap=True)
+    list(runtime.score(job, day(10), day(12)))
+    kept = world.labels(10).read_bytes()
+    world.labels(10).unlink()
+    verdicts = {r.start: r.verdict for r in runtime.evaluate(job, day(15))}
+    assert verdicts == {day(10): "insufficient_data", day(11): "stable"}
+    with pytest.raises(LabelsOverdue, match=r"no label has come for 1 interval\(s\): 2026-01-10.*insufficient_data"):
+        runtime.evaluate(job, day(19))
+    assert runtime.evaluate(job, day(20)) == []
+    world.labels(10).write_bytes(kept)
+    (report,) = runtime.evaluate(job, day(20))
+    assert (report.start, report.n) == (day(10), 300)
+
+
+def test_decide_fires_on_persistent_drift_only_after_the_cooldown(changing, day):
+    runtime, job = changing
+    list(runtime.monitor(job, day(10), day(15)))
+    assert not runtime.decide(job, day(15)).fire
+    list(runtime.monitor(job, day(15)))
+    assert not runtime.decide(job, day(16)).fire
+    list(runtime.monitor(job, day(16)))
+    decision = runtime.decide(job, day(17))
+    assert (decision.fire, decision.cause) == (True, "drift")
+    assert "2 of the last 3" in decision.reason
+
+
+def test_decide_ignores_what_backfills_found(changing, day):
+    runtime, job = changing
+    list(runtime.monitor(job, day(10), day(20), quiet=True))
+    assert not runtime.decide(job, day(20)).fire
+
+
+def test_a_challenger_that_learnt_the_new_world_is_promoted_with_its_evidence(changing, day):
+    runtime, job = changing
+    trigger = TriggerDecision(fire=True, cause="drift", reason="test")
+    report = runtime.retrain(job, day(26), trigger=trigger)
+    assert report.outcome == "promoted"
+    assert report.gate.challenger > 0.7 > 0.3 > report.gate.champion
+    assert runtime.registry.champion("orders") == 2
+    promotion = runtime.ledger.promotions("orders")[-1]
+    assert (promotion.model.version, promotion.previous_version, promotion.effective_at) == (2, 1, day(26))
+    assert "<html" in Path(report.report_uri).read_text()
+    assert runtime.explain(report.decision_ids[0]).details["challenger"] == 2
+
+
+def test_a_challenger_that_is_no_better_is_kept_out(runtime, orders_on, worlds, day):
+    job = orders_on(worlds(days=26, rows=400))
+    runtime.retrain(job, day(10), bootstrap=True)
+    report = runtime.retrain(job, day(20))
+    assert report.outcome == "kept"
+    assert runtime.registry.champion("orders") == 1
+    assert "champion stays" in report.reason
+
+
+@pytest.mark.parametrize(("mode", "outcome"), [("dry_run", "dry_run"), ("disabled", "disabled")])
+def test_promotion_moves_nothing_unless_it_is_enabled(runtime, orders_on, worlds, day, mode, outcome):
+    job = orders_on(worlds(days=26, rows=400, change_on=15), promote={"mode": mode})
+    runtime.retrain(job, day(10), bootstrap=True)
+    assert runtime.retrain(job, day(26)).outcome == outcome
+    assert runtime.registry.champion("orders") == 1
+
+
+def test_champion_and_challenger_are_compared_on_rows_that_neither_learnt_from(changing, day):
+    runtime, job = changing
+    trigger = TriggerDecision(fire=True, cause="drift", reason="test")
+    first = runtime.retrain(job, day(26), trigger=trigger)
+    old, new = (runtime.ledger.model("orders", v) for v in (1, 2))
+    assert new.train_end >= old.train_end
+    assert new.train_end < new.holdout_end
+    assert first.gate.n == 400 * (new.holdout_end - new.train_end).days
+
+
+def test_retrain_repeated_registers_and_promotes_once(changing, day):
+    runtime, job = changing
+    trigger = TriggerDecision(fire=True, cause="drift", reason="test")
+    runtime.retrain(job, day(26), trigger=trigger)
+    again = runtime.retrain(job, day(26), trigger=trigger)
+    assert again.outcome == "promoted"
+    assert runtime.registry.versions("orders") == [1, 2]
+    assert len(runtime.ledger.promotions("orders")) == 2
+
+
+def test_retrain_knows_nothing_that_came_later(changing, day):
+    runtime, job = changing
+    rows = retrain.collect(runtime.context(job), retrain.windows.history(job, day(20)), day(20))
+    assert max(rows["event_ts"].to_pylist()) < day(18)
+
+
+def test_retrain_without_enough_labels_says_how_many_there_were(runtime, orders, day):
+    with pytest.raises(NotEnoughLabels, match=r"at least 100 rows.*got 0 rows.*nothing was written"):
+        runtime.retrain(orders, day(1), bootstrap=True)
+
+
+def test_retrain_before_the_first_champion_asks_for_a_bootstrap(runtime, orders, day):
+    with pytest.raises(NoChampion, match="--bootstrap"):
+        runtime.retrain(orders, day(10))
+
+
+def test_bootstrap_refuses_to_replace_a_champion(changing, day):
+    runtime, job = changing
+    with pytest.raises(InvalidRequest, match="a bootstrap makes the first one"):
+        runtime.retrain(job, day(20), bootstrap=True)
+
+
+def test_backfill_scores_with_the_champion_of_its_day(changing, day):
+    runtime, job = changing
+    runtime.retrain(job, day(26), trigger=TriggerDecision(fire=True, cause="drift", reason="test"))
+    versions = [m.model_version for m in runtime.score(job, day(20), day(27))]
+    assert versions == [1, 1, 1, 1, 1, 2, 2]
+
+
+def test_rollback_with_restate_republishes_what_the_withdrawn_version_scored(changing, day):
+    runtime, job = changing
+    runtime.retrain(job, day(26), trigger=TriggerDecision(fire=True, cause="drift", reason="test"))
+    list(runtime.score(job, day(24), day(27)))
+    done, restated = runtime.rollback(job, "test of the way back", restated=True)
+    assert done.model.version == 1 == runtime.registry.champion("orders")
+    assert [(m.start, m.model_version) for m in restated] == [(day(25), 1), (day(26), 1)]
+    assert [m.status for m in runtime.score(job, day(24), day(27))] == ["unchanged"] * 3
+
+
+def test_rollback_without_restate_counts_from_now_on(changing, day):
+    runtime, job = changing
+    runtime.retrain(job, day(26), trigger=TriggerDecision(fire=True, cause="drift", reason="test"))
+    done, restated = runtime.rollback(job, "test of the way back")
+    assert (done.effective_at, restated) == (runtime.clock(), [])
+    assert runtime.ledger.champion("orders", day(27)).model.version == 2
+    assert runtime.ledger.champion("orders", runtime.clock()).model.version == 1
+
+
+def test_promote_by_hand_needs_a_registered_version(changing, day):
+    runtime, job = changing
+    with pytest.raises(InvalidRequest, match=r"version 9 was not registered.*one of \[1\]"):
+        runtime.promote(job, 9, "because")
+
+
+def test_a_missing_interval_is_reported_and_a_complete_history_is_not(changing, day):
+    runtime, job = changing
+    assert len(runtime.find_gaps(job, day(20) + timedelta(hours=3))) == 10
+    with pytest.raises(IntervalsMissing, match=r"1 of the latest 11 .* 2026-01-20T00:00:00Z"):
+        runtime.find_gaps(job, day(21) + timedelta(hours=3))

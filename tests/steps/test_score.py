@@ -1,0 +1,216 @@
+"""Planning, validating, scoring and publishing one interval."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.errors import (
+    AliasConflict,
+    ContractViolation,
+    InvalidRequest,
+    ModelTampered,
+    NoChampion,
+    NoData,
+    TooManyQuarantined,
+)
+
+
+@pytest.fixture
+def ready(runtime, orders, day):
+    """The deployment with a first champion, trained on what was known on day 10."""
+    runtime.retrain(orders, day(10), bootstrap=True)
+    return runtime
+
+
+def score(runtime, job, start, **options):
+    (manifest,) = runtime.score(job, start, **options)
+    return manifest
+
+
+def test_score_publishes_every_row_with_exactly_one_model_version(ready, orders, day, world):
+    manifest = score(ready, orders, day(10))
+    published = pq.read_table(manifest.path, partitioning=None)
+    assert (manifest.rows_in, manifest.rows_scored, manifest.rows_quarantined) == (300, 300, 0)
+    assert published["row_id"].to_pylist() == pq.read_table(world.features(10), partitioning=None)["row_id"].to_pylist()
+    assert set(published["model_version"].to_pylist()) == {1} == {manifest.model_version}
+    assert published.column_names == ["row_id", "event_ts", "prediction", "score", "model_version"]
+    assert set(published["prediction"].to_pylist()) <= {0, 1}
+    assert 0 <= pc.min(published["score"]).as_py() <= pc.max(published["score"]).as_py() <= 1
+
+
+def test_score_writes_a_manifest_that_is_derivable_from_the_footer(ready, orders, day):
+    manifest = score(ready, orders, day(10))
+    footer = {k.decode(): v.decode() for k, v in pq.read_metadata(manifest.path).metadata.items()}
+    for name in ("fingerprint", "job", "model_name", "model_digest", "code_version"):
+        assert footer[name] == getattr(manifest, name)
+    assert int(footer["rows_in"]) == manifest.rows_in
+    beside = Path(f"{ready.context(orders).output}/predictions.manifest/ds=2026-01-10.json")
+    assert json.loads(beside.read_text())["sha256"] == manifest.sha256
+
+
+def test_score_repeated_touches_no_file_and_repairs_a_lost_manifest(ready, orders, day):
+    first = score(ready, orders, day(10))
+    before = Path(first.path).stat()
+    beside = Path(f"{ready.context(orders).output}/predictions.manifest/ds=2026-01-10.json")
+    beside.unlink()
+    again = score(ready, orders, day(10))
+    after = Path(first.path).stat()
+    assert again.status == "unchanged"
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert beside.exists()
+
+
+def test_score_of_changed_input_supersedes_the_partition_and_keeps_the_previous_file(ready, orders, day, world):
+    first = score(ready, orders, day(10))
+    world.rewrite(10, lambda table: table.slice(0, 200))
+    second = score(ready, orders, day(10))
+    assert (second.status, second.rows_scored) == ("published", 200)
+    assert second.fingerprint != first.fingerprint
+    kept = Path(f"{ready.context(orders).output}/predictions.versions/ds=2026-01-10/{first.sha256}.parquet")
+    assert pq.read_metadata(kept).num_rows == 300
+
+
+def test_score_quarantines_bad_rows_with_reason_and_accounts_for_all(ready, orders, day, world):
+    def spoil(table: pa.Table) -> pa.Table:
+        amount = table["amount"].to_numpy().copy()
+        amount[3] = np.inf
+        ids = table["row_id"].to_pylist()
+        ids[7] = ids[6]
+        ids[9] = None
+        return table.set_column(0, "row_id", pa.array(ids, pa.int64())).set_column(2, "amount", pa.array(amount))
+
+    world.rewrite(11, spoil)
+    manifest = score(ready, orders, day(11))
+    assert manifest.reasons == {"duplicate_key": 1, "not_finite:amount": 1, "null_key:row_id": 1}
+    assert manifest.rows_in == 300 == manifest.rows_scored + manifest.rows_quarantined
+    quarantine = pq.read_table(manifest.quarantine_path, partitioning=None)
+    assert sorted(quarantine["reason_code"].to_pylist()) == sorted(manifest.reasons)
+    assert {"row_id", "event_ts", "amount", "country"} <= set(quarantine.column_names)
+
+
+def test_score_withdraws_the_quarantine_once_the_input_is_mended(ready, orders, day, world):
+    healthy = pq.read_table(world.features(11), partitioning=None)
+    world.rewrite(11, lambda t: t.set_column(0, "row_id", pa.array([None, *t["row_id"].to_pylist()[1:]], pa.int64())))
+    spoilt = score(ready, orders, day(11))
+    world.rewrite(11, lambda _: healthy)
+    mended = score(ready, orders, day(11))
+    assert (mended.quarantine_path, mended.rows_scored) == (None, 300)
+    assert not Path(spoilt.quarantine_path).exists()
+
+
+def test_score_publishes_nothing_when_too_many_rows_are_bad(ready, orders, day, world):
+    world.rewrite(
+        11, lambda t: t.set_column(0, "row_id", pa.array([None] * 100 + t["row_id"].to_pylist()[100:], pa.int64()))
+    )
+    with pytest.raises(
+        TooManyQuarantined, match=r"100 of 300 rows .* expected at most 5.0% .* got 33.3%.*no prediction"
+    ):
+        score(ready, orders, day(11))
+    assert not list(Path(ready.context(orders).output).glob("predictions/*"))
+
+
+def test_score_refuses_another_schema_and_names_every_column(ready, orders, day, world):
+    earlier = score(ready, orders, day(11))
+    world.rewrite(11, lambda t: t.drop_columns(["country"]).set_column(2, "amount", t["amount"].cast(pa.string())))
+    with pytest.raises(ContractViolation, match=r"amount.*number.*string") as caught:
+        score(ready, orders, day(11))
+    assert "country" in str(caught.value)
+    assert "pipeline check orders" in str(caught.value)
+    assert pq.read_metadata(earlier.path).num_rows == 300
+
+
+def test_score_publishes_nothing_when_a_blocking_expectation_fails(runtime, orders_on, day, world):
+    mean = {"type": "expect_column_mean_to_be_between", "kwargs": {"column": "amount", "max_value": 1.0}}
+    job = orders_on(world, checks={"expectations": [mean]})
+    runtime.retrain(job, day(10), bootstrap=True)
+    with pytest.raises(ContractViolation, match=r"expect_column_mean_to_be_between\(amount\)"):
+        score(runtime, job, day(10))
+    output = Path(runtime.context(job).output)
+    assert not list(output.glob("predictions/*"))
+    assert (output / "reports/ds=2026-01-10/validation.html").exists()
+
+
+def test_score_without_a_champion_says_how_to_make_one(runtime, orders, day):
+    with pytest.raises(
+        NoChampion, match=r"no champion as of 2026-01-11.*nothing was written.*retrain orders .*--bootstrap"
+    ):
+        score(runtime, orders, day(10))
+
+
+def test_score_before_the_first_champion_names_it_and_the_way_out(ready, orders, day):
+    with pytest.raises(NoChampion, match=r"version 1, takes effect at 2026-01-10.*--model current"):
+        score(ready, orders, day(2))
+    assert score(ready, orders, day(2), model="current").model_version == 1
+    assert score(ready, orders, day(3), model=1).model_version == 1
+
+
+def test_score_of_an_interval_without_data_names_the_folder(ready, orders, day):
+    with pytest.raises(NoData, match=r"no input for \[2026-02-10.*features/ds=2026-02-10.*nothing was written"):
+        score(ready, orders, day(41))
+
+
+def test_score_off_the_grid_names_the_nearest_starts(ready, orders, day):
+    with pytest.raises(InvalidRequest, match=r"2026-01-10T00:00:00Z and 2026-01-11T00:00:00Z"):
+        score(ready, orders, day(10).replace(hour=5))
+
+
+def test_score_refuses_a_champion_whose_files_changed(ready, orders, day, tmp_path):
+    (file,) = (tmp_path / "home" / "models").rglob("model.skops")
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    with pytest.raises(ModelTampered, match=r"model\.skops"):
+        score(ready, orders, day(10))
+    assert not list(Path(ready.context(orders).output).glob("predictions/*"))
+
+
+def test_score_notices_an_alias_that_was_moved_elsewhere(ready, orders, day):
+    ready.retrain(
+        orders.model_copy(update={"promote": orders.promote.model_copy(update={"mode": "disabled"})}), day(14)
+    )
+    ready.registry.move_alias("orders", 2, expected=1)
+    with pytest.raises(AliasConflict, match=r"expected version 1.*got version 2.*pipeline promote"):
+        score(ready, orders, day(15))
+
+
+def test_every_reader_sees_each_partition_of_the_root_once(ready, orders, day):
+    for number in (10, 11, 12):
+        score(ready, orders, day(number))
+    root = Path(ready.context(orders).output) / "predictions"
+    assert pq.read_table(root).num_rows == 900
+    assert len(pd.read_parquet(root)) == 900
+    assert duckdb.sql(
+        f"select count(*) from read_parquet('{root}/**/*.parquet', hive_partitioning=true)"
+    ).fetchone() == (900,)
+    assert pl.scan_parquet(f"{root}/**/*.parquet").collect().height == 900
+
+
+@pytest.mark.parametrize("task", ["multiclass", "regression"])
+def test_score_publishes_the_columns_of_the_task(runtime, orders_on, worlds, day, task):
+    job = orders_on(worlds(days=12, rows=300, task=task), task=task)
+    runtime.retrain(job, day(10), bootstrap=True)
+    published = pq.read_table(score(runtime, job, day(10)).path, partitioning=None)
+    if task == "regression":
+        assert published.column_names == ["row_id", "event_ts", "prediction", "model_version"]
+        assert published.schema.field("prediction").type == pa.float64()
+    else:
+        assert published.column_names[3:-1] == ["score_keep", "score_return", "score_swap"]
+        total = sum(published[name].to_numpy() for name in published.column_names[3:-1])
+        assert np.allclose(total, 1)
+
+
+def test_an_empty_partition_is_published_with_its_schema_when_the_job_allows_it(runtime, orders_on, day, world):
+    job = orders_on(world, checks={"min_rows": 0})
+    runtime.retrain(job, day(10), bootstrap=True)
+    world.rewrite(11, lambda t: t.slice(0, 0))
+    manifest = score(runtime, job, day(11))
+    assert (manifest.rows_in, manifest.rows_scored) == (0, 0)
+    assert pq.read_schema(manifest.path).names == ["row_id", "event_ts", "prediction", "score", "model_version"]
