@@ -105,6 +105,8 @@ def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None
 
 def _end(started: Iterable[subprocess.Popen[bytes]], grace: float) -> None:
     """TERM to everything of the sessions, time to leave, KILL for the rest, until nothing is left."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # impatience must not cut this short
     children = list(started)
     sessions = [child.pid for child in children]
     _signal(_members(sessions), signal.SIGTERM)
@@ -157,8 +159,9 @@ def _closed(pipe: IO[bytes]) -> bool:
 
 def _main() -> int:
     # Whoever signals the supervisor itself gets the same clean end: the pipe's other side is not asked.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Handlers, not SIG_IGN: the processes would inherit that.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(143))
     # Unbuffered, because select() does not see what lies in a buffer.
     asked = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115
     line = asked.readline()

@@ -152,29 +152,26 @@ def _types() -> dict[str, Any]:
 def _contract(job: JobSpec, sample: pa.Table, rows_in: int, share: float) -> list[_Question]:
     """What every partition must be like, whatever the job file adds."""
     gxe, features = _library().expectations, job.features
-    critical, warning = {"severity": "critical"}, {"severity": "warning"}
     columns = sorted({*features.key, features.time, *features.columns})
     least, most = job.checks.min_rows, job.checks.max_quarantined
     questions = [
-        _Question(gxe.ExpectTableRowCountToBeBetween(min_value=least, **critical), True, rows_in, False),
-        _Question(
-            gxe.ExpectColumnMaxToBeBetween(column=QUARANTINED_SHARE, max_value=most, **critical), True, share, False
-        ),
-        _Question(
-            gxe.ExpectTableColumnsToMatchSet(column_set=columns, exact_match=False, **critical), True, None, False
-        ),
+        _Question(gxe.ExpectTableRowCountToBeBetween(min_value=least), True, rows_in, False),
+        _Question(gxe.ExpectColumnMaxToBeBetween(column=QUARANTINED_SHARE, max_value=most), True, share, False),
+        _Question(gxe.ExpectTableColumnsToMatchSet(column_set=columns, exact_match=False), True, None, False),
     ]
     if sample.num_rows == 0:
         # Whether no rows at all are acceptable is what the row count decides.
         return questions
     questions += [
-        _Question(gxe.ExpectColumnValuesToNotBeNull(column=name, **critical), True)
+        _Question(gxe.ExpectColumnValuesToNotBeNull(column=name), True)
         for name in dict.fromkeys((*features.key, features.time))
         if name in sample.column_names
     ]
     questions += [
         _Question(
-            gxe.ExpectColumnProportionOfNonNullValuesToBeBetween(column=name, min_value=0, strict_min=True, **warning),
+            gxe.ExpectColumnProportionOfNonNullValuesToBeBetween(
+                column=name, min_value=0, strict_min=True, severity="warning"
+            ),
             False,
             1 - _nulls(sample.column(name)) / sample.num_rows,
         )

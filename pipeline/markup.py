@@ -12,29 +12,6 @@ _TAGS = {
     *("div", "span", "p", "br", "h4", "h5", "h6", "i", "strong", "code", "pre"),
     *("table", "thead", "tbody", "tr", "th", "td", "ul", "ol", "li"),
 }
-    [
-        "div",
-        "span",
-        "p",
-        "br",
-        "h4",
-        "h5",
-        "h6",
-        "i",
-        "strong",
-        "code",
-        "pre",
-        "table",
-        "thead",
-        "tbody",
-        "tr",
-        "th",
-        "td",
-        "ul",
-        "ol",
-        "li",
-    ]
-)
 _VOID = {"br"}
 
 

@@ -24,6 +24,7 @@ os.environ.update(
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "8",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -38,11 +39,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.store.db.utils import _initialize_tables
 
 from pipeline import modelfiles
-from pipeline.errors import (
-    AliasConflict,
-    InvalidRequest,
-    RegistryUnavailable,
-)
+from pipeline.errors import AliasConflict, InvalidRequest, RegistryUnavailable
 from pipeline.reports import ModelRef, Profile, RegisteredModel
 
 if TYPE_CHECKING:
@@ -177,11 +174,12 @@ class Registry:
         """
         ref = registered.model
         key = (self._uri, ref.name, ref.version, ref.digest, tuple(trusted_types))
-        if key not in _loaded:
-            while len(_loaded) >= _LOADED_AT_ONCE:
+        model = _loaded.get(key)
+        if model is None:
+            model = _loaded[key] = self._load(registered, trusted_types)
+            if len(_loaded) > _LOADED_AT_ONCE:
                 del _loaded[next(iter(_loaded))]
-            _loaded[key] = self._load(registered, trusted_types)
-        return _loaded[key]
+        return model
 
     def url(self, name: str, version: int) -> str:
         """The path of a version's page in the MLflow UI, relative to the UI's address."""

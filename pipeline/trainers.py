@@ -54,11 +54,13 @@ def fit(job: JobSpec, frame: pd.DataFrame, target: NDArray[Any]) -> BaseEstimato
     """The job's estimator fitted on one row of ``frame`` per value of ``target``.
 
     The built-in trainer is deterministic: equal job, rows and library versions give the same model bit for bit,
-    whatever the number of processors. Raises `NotEnoughLabels` for no rows or a single class, `ContractViolation`
+    whatever the number of processors. It takes infinite values for missing. Raises `NotEnoughLabels` for no rows or a single class, `ContractViolation`
     for missing or infinite labels or more classes than the task has, and `TrainerFailed` when fitting fails.
     """
     _check_target(job, frame, target)
     estimator = build(job)
+    if job.model.trainer == BUILT_IN:
+        frame = _binnable(frame)
     try:
         # Parallel sums add up in an order that depends on the number of threads, and so differ in the last bits.
         with threadpool_limits(limits=1):
@@ -97,6 +99,14 @@ def _gradient_boosting(job: JobSpec) -> Pipeline:
     model = family(**parameters, categorical_features=list(range(len(categories))), random_state=job.model.seed)
     columns = ColumnTransformer([("category", encoder, categories)], remainder="passthrough")
     return Pipeline([("columns", columns), ("model", model)])
+
+
+def _binnable(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same rows without what scikit-learn cannot sort into bins: infinities, and columns without any number."""
+    numbers = frame.select_dtypes("float").replace([np.inf, -np.inf], np.nan)
+    # A constant is never split, so the column is ignored, whatever it holds later.
+    numbers.loc[:, numbers.isna().all()] = 0.0
+    return frame.assign(**{str(name): numbers[name] for name in numbers})
 
 
 def _max_bins(parameters: dict[str, Any]) -> int:

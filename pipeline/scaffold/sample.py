@@ -6,6 +6,7 @@ Memory is bounded by the sample, not by the files. Must not judge what it reads.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -113,6 +114,13 @@ def joined(samples: Sequence[Rows]) -> pa.Table:
     Raises `InvalidRequest` when the files disagree about a column.
     """
     tables = [_decoded(sample.table) for sample in samples]
+    for name, count in Counter(tables[0].column_names).items():
+        if count > 1:
+            raise InvalidRequest(
+                f"column {name!r} appears {count} times in {samples[0].file}",
+                expected="every column once",
+                next_step="rename one of them",
+            )
     try:
         return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as err:

@@ -49,7 +49,11 @@ def consider(
         as_of,
         gate.outcome,
         gate.reason,
-        {"champion": champion.model.version, "challenger": challenger.model.version, **gate.model_dump(mode="json")},
+        {
+            "champion_version": champion.model.version,
+            "challenger_version": challenger.model.version,
+            **gate.model_dump(mode="json", exclude={"outcome", "reason"}),
+        },
     )
     ctx.ledger.record_decision(decision)
     ctx.registry.tag(

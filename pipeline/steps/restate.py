@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 
 
 def affected(ctx: JobContext, version: int, since: datetime) -> list[Manifest]:
-    """The published partitions that ``version`` scored and that ended after ``since``: the blast radius."""
-    return [m for m in ctx.ledger.manifests(ctx.job.name, since=since) if m.model_version == version]
+    """The published partitions that ``version`` scored as champion from ``since`` on: the blast radius.
+
+    An interval that ends at ``since`` is one of them: the champion of an interval is the one at its end.
+    """
+    return [m for m in ctx.ledger.manifests(ctx.job.name) if m.model_version == version and m.end >= since]
 
 
 def restate(ctx: JobContext, manifests: list[Manifest], version: int) -> list[Manifest]:

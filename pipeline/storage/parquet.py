@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 ROW_GROUP = 131_072
 UNCHANGED = "the published file is unchanged and the staged one is removed"
+_WHOLE = "the published file is the previous one or the new one, never a part, and the staged one is removed"
 # Everything that decides the bytes is fixed here, so that equal rows give an equal file.
 _WRITER = {
     "version": "2.6",
@@ -51,7 +52,12 @@ class Staged:
         self._waiting: list[pa.RecordBatch] = []
         self._waiting_rows = 0
         self._stream = path.open("xb")
-        self._writer = pq.ParquetWriter(self._stream, self._schema, **_WRITER)
+        try:
+            self._writer = pq.ParquetWriter(self._stream, self._schema, **_WRITER)
+        except pa.ArrowException as err:
+            self._stream.close()
+            path.unlink()
+            raise self._unfit("Parquet has no such column type", err) from err
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Append rows; a batch of another schema raises `ContractViolation`."""
@@ -81,6 +87,7 @@ class Staged:
             sync(self._path)
             self._verify(expected_rows)
             sha256, _ = Place.of(str(self._path)).digest()
+        with answering(f"publishing {self._uri}", _WHOLE):
             self._commit(self._path, sha256)
         return Published(self._uri, sha256, self.rows)
 
@@ -147,6 +154,12 @@ def footer(uri: str, advice: str = "") -> pq.FileMetaData:
         return pq.read_metadata(stream)
 
 
+def schema(uri: str) -> pa.Schema:
+    """The columns that reading gives, from the footer alone."""
+    with Place.of(uri).open() as stream, _readable(uri), pq.ParquetFile(stream, **_READER) as parquet:
+        return parquet.schema_arrow
+
+
 def own_metadata(footer: pq.FileMetaData) -> dict[str, str]:
     """The key-value pairs of a footer without those that libraries put there for themselves."""
     pairs = footer.metadata or {}
@@ -156,11 +169,11 @@ def own_metadata(footer: pq.FileMetaData) -> dict[str, str]:
 def batches(
     parquet: pq.ParquetFile, uri: str, columns: Sequence[str] | None, batch_rows: int
 ) -> Iterator[pa.RecordBatch]:
-    """All rows, at most ``batch_rows`` at a time; fewer or more than the row groups promise raise `ContractViolation`."""
+    """All rows, at most ``batch_rows`` at a time; other than the footer promises raises `ContractViolation`."""
     names, read = _projection(parquet, uri, columns), 0
     for batch in parquet.iter_batches(batch_rows, columns=names):
         read += batch.num_rows
-        yield batch.select(names)
+        yield batch
     _require_rows(parquet, uri, read)
 
 
@@ -169,14 +182,15 @@ def table(parquet: pq.ParquetFile, uri: str, columns: Sequence[str] | None) -> p
     names = _projection(parquet, uri, columns)
     read = parquet.read(names)
     _require_rows(parquet, uri, read.num_rows)
-    return read.select(names)
+    return read
 
 
 def _require_rows(parquet: pq.ParquetFile, uri: str, read: int) -> None:
-    # Not the footer's total: some writers leave it at zero.
-    promised = sum(parquet.metadata.row_group(group).num_rows for group in range(parquet.metadata.num_row_groups))
+    # pyarrow reads what the row groups say and never compares it with the total. Some writers leave the total at zero.
+    footer = parquet.metadata
+    promised = footer.num_rows or sum(footer.row_group(group).num_rows for group in range(footer.num_row_groups))
     if read != promised:
-        raise unreadable(uri, f"{read} rows where its row groups promise {promised}")
+        raise unreadable(uri, f"{read} rows where its footer promises {promised}")
 
 
 def _projection(parquet: pq.ParquetFile, uri: str, columns: Sequence[str] | None) -> list[str]:

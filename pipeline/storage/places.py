@@ -107,8 +107,8 @@ def answering(
     except Exception as err:
         if absent is not None and isinstance(err, FileNotFoundError):
             raise absent from err
-        # Clients of object stores raise classes of their own; a built-in error that is no OSError is a defect here.
-        if not isinstance(err, OSError) and type(err).__module__ == "builtins":
+        # Clients of object stores raise classes of their own; other errors that are no OSError are defects of ours.
+        if not isinstance(err, OSError) and type(err).__module__.split(".")[0] in ("builtins", "pyarrow"):
             raise
         raise StorageUnavailable(
             f"{doing} failed",

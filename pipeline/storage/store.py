@@ -65,7 +65,7 @@ class Storage:
     def schema(self, file: InputFile) -> pa.Schema:
         """The columns of one input file, from its footer; an unreadable file raises `ContractViolation`."""
         with answering(f"reading {file.uri}", absent=_gone(file)):
-            return parquet.footer(file.uri).schema.to_arrow_schema()
+            return parquet.schema(file.uri)
 
     def batches(
         self, files: Sequence[InputFile], columns: Sequence[str] | None = None, batch_rows: int = parquet.ROW_GROUP

@@ -219,8 +219,9 @@ def test_what_was_never_recorded_is_none_or_empty(ledger: Ledger) -> None:
     assert ledger.decision("trigger-0") is None
     assert ledger.champion("orders", T0) is None
     assert ledger.model("orders", 1) is None
-    assert ledger.manifests("orders") == ledger.drift("orders") == ledger.performance("orders") == []
-    assert ledger.decisions() == ledger.promotions("orders") == ledger.models("orders") == []
+    for history in (ledger.manifests, ledger.drift, ledger.performance, ledger.promotions, ledger.models):
+        assert history("orders") == []
+    assert ledger.decisions() == []
 
 
 @pytest.mark.parametrize(

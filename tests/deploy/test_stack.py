@@ -1,7 +1,7 @@
 """The services of docker-compose.yml run as processes: their own commands, environment, order and healthchecks.
 
 What a container would isolate (host names, ports, directories) is mapped to this machine; nothing else is changed.
-PostgreSQL is a real one, from the Debian package, which is installed when it is absent and this runs as root.
+PostgreSQL is a real one.
 """
 
 from __future__ import annotations
@@ -31,35 +31,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTAINER_PORTS = {"postgres": 5432, "mlflow": 5000, "api": 8080, "scheduler": 8974}
-APT = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-START_SECONDS = 150
-
-PROBE = '''
-"""A task that touches everything the stack promises to tasks."""
-from airflow.sdk import dag, task
-
-
-@dag(dag_id="probe", schedule=None, is_paused_upon_creation=False)
-def probe():
-    @task
-    def reach():
-        import os
-        from pathlib import Path
-        from urllib.request import urlopen
-
-        import sqlalchemy
-
-        with sqlalchemy.create_engine(os.environ["PIPELINE_LEDGER_URL"]).begin() as connection:
-            connection.execute(sqlalchemy.text("SELECT count(*) FROM manifests"))
-            user = connection.execute(sqlalchemy.text("SELECT current_user")).scalar_one()
-        registry = urlopen(os.environ["MLFLOW_TRACKING_URI"] + "/health").read().decode()
-        Path(os.environ["PIPELINE_HOME"], "probe").write_text(f"{user} {registry}")
-
-    reach()
-
-
-probe()
-'''
+START_SECONDS = 240
 
 
 def free_port() -> int:
@@ -84,36 +56,6 @@ def interpolate(node: Any, environ: Mapping[str, str]) -> Any:
         return environ[match["name"]] if match["operator"] == ":?" else environ.get(match["name"], match["word"])
 
     return re.sub(r"\$\$|\$\{(?P<name>\w+)(?P<operator>:\?|:-)(?P<word>[^}]*)\}", replace, node)
-
-
-def find_postgres() -> Path | None:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[4]))
-    return found[-1].parent if found else None
-
-
-def install_postgres() -> None:
-    """Debian's package, without the cluster that it would create and start on its own."""
-    lock = ["-o", "DPkg::Lock::Timeout=300"]
-    install = ["apt-get", *lock, "install", "--yes", "--no-install-recommends"]
-    subprocess.run(["apt-get", *lock, "update"], env=APT, check=True, capture_output=True, timeout=300)
-    subprocess.run([*install, "postgresql-common"], env=APT, check=True, capture_output=True, timeout=300)
-    with Path("/etc/postgresql-common/createcluster.conf").open("a") as settings:
-        settings.write("\ncreate_main_cluster = false\n")
-    subprocess.run([*install, "postgresql"], env=APT, check=True, capture_output=True, timeout=600)
-
-
-@pytest.fixture(scope="module")
-def postgres_bin() -> Path:
-    """The directory of PostgreSQL's programs."""
-    if find_postgres() is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        try:
-            install_postgres()
-        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as err:
-            pytest.skip(f"PostgreSQL is absent and could not be installed: {err}")
-    found = find_postgres()
-    if found is None:
-        pytest.skip("PostgreSQL is absent and installing it needs root and apt-get")
-    return found
 
 
 @dataclass
@@ -280,8 +222,8 @@ def stack(tmp_path: Path, postgres_bin: Path) -> Iterator[Stack]:
         "airflow-api-server",
     ):
         (tmp_path / directory).mkdir(parents=True)
-    (tmp_path / "dags" / "probe.py").write_text(PROBE)
-    shutil.copy(ROOT / "examples" / "jobs" / "demo.yaml", tmp_path / "dags" / "jobs" / "demo.yaml")
+    shutil.copy(Path(__file__).with_name("probe.py"), tmp_path / "dags")
+    shutil.copy(ROOT / "examples" / "jobs" / "demo.yaml", tmp_path / "dags" / "jobs")
     # Not in tmp_path, which only its owner may enter: PostgreSQL refuses to run as root.
     with tempfile.TemporaryDirectory(prefix="postgres-") as name:
         try:

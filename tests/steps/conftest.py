@@ -47,11 +47,13 @@ class World:
         pq.write_table(change(pq.read_table(path, partitioning=None)), path)
 
 
-def write_world(root: Path, *, days: int, rows: int, change_on: int | None = None, task: str = "binary") -> World:
-    """Days of orders: the chance of a return grows with the amount and with the country; on ``change_on`` it turns."""
+def write_world(
+    root: Path, *, days: int, rows: int, first: int = 1, change_on: int | None = None, task: str = "binary"
+) -> World:
+    """Days ``first`` to ``days`` of orders: the chance of a return grows with the amount and with the country; on ``change_on`` it turns."""
     world = World(root, days, rows)
-    for number in range(1, days + 1):
-        rng = np.random.default_rng(number)
+    for number in range(first, days + 1):
+        rng = np.random.default_rng(1000 + number)
         changed = change_on is not None and number >= change_on
         amount = rng.gamma(2.0, 50.0 if not changed else 90.0, rows)
         country = rng.choice(["de", "fr", "nl"], rows, p=[0.6, 0.3, 0.1] if not changed else [0.1, 0.3, 0.6])
@@ -66,7 +68,7 @@ def write_world(root: Path, *, days: int, rows: int, change_on: int | None = Non
         start = day(number)
         seconds = np.sort(rng.integers(0, 86_400, rows))
         event = pa.array([start + timedelta(seconds=int(s)) for s in seconds], pa.timestamp("us", "UTC"))
-        ids = pa.array(np.arange(rows) + number * 1_000_000, pa.int64())
+        ids = pa.array(np.arange(rows) + (1000 + number) * 1_000_000, pa.int64())
         world.features(number).parent.mkdir(parents=True)
         world.labels(number).parent.mkdir(parents=True)
         pq.write_table(

@@ -17,7 +17,7 @@ from pipeline.steps import retrain
 @pytest.fixture
 def changing(runtime, orders_on, worlds, day):
     """A deployment and a job on a world that turns on day 15; champion of day 10; days 10 to 19 scored."""
-    job = orders_on(worlds(days=26, rows=400, change_on=15))
+    job = orders_on(worlds(first=-9, days=26, rows=400, change_on=15))
     runtime.retrain(job, day(10), bootstrap=True)
     list(runtime.score(job, day(10), day(20)))
     return runtime, job
@@ -157,11 +157,11 @@ def test_a_challenger_that_learnt_the_new_world_is_promoted_with_its_evidence(ch
     promotion = runtime.ledger.promotions("orders")[-1]
     assert (promotion.model.version, promotion.previous_version, promotion.effective_at) == (2, 1, day(26))
     assert "<html" in Path(report.report_uri).read_text()
-    assert runtime.explain(report.decision_ids[0]).details["challenger"] == 2
+    assert runtime.explain(report.decision_ids[0]).details["challenger_version"] == 2
 
 
 def test_a_challenger_that_is_no_better_is_kept_out(runtime, orders_on, worlds, day):
-    job = orders_on(worlds(days=26, rows=400))
+    job = orders_on(worlds(first=-9, days=26, rows=400))
     runtime.retrain(job, day(10), bootstrap=True)
     report = runtime.retrain(job, day(20))
     assert report.outcome == "kept"
@@ -171,7 +171,7 @@ def test_a_challenger_that_is_no_better_is_kept_out(runtime, orders_on, worlds, 
 
 @pytest.mark.parametrize(("mode", "outcome"), [("dry_run", "dry_run"), ("disabled", "disabled")])
 def test_promotion_moves_nothing_unless_it_is_enabled(runtime, orders_on, worlds, day, mode, outcome):
-    job = orders_on(worlds(days=26, rows=400, change_on=15), promote={"mode": mode})
+    job = orders_on(worlds(first=-9, days=26, rows=400, change_on=15), promote={"mode": mode})
     runtime.retrain(job, day(10), bootstrap=True)
     assert runtime.retrain(job, day(26)).outcome == outcome
     assert runtime.registry.champion("orders") == 1

@@ -187,7 +187,7 @@ def test_every_reader_sees_each_partition_of_the_root_once(ready, orders, day):
     root = Path(ready.context(orders).output) / "predictions"
     assert pq.read_table(root).num_rows == 900
     assert len(pd.read_parquet(root)) == 900
-    assert duckdb.sql(
+    assert duckdb.execute(
         f"select count(*) from read_parquet('{root}/**/*.parquet', hive_partitioning=true)"
     ).fetchone() == (900,)
     assert pl.scan_parquet(f"{root}/**/*.parquet").collect().height == 900

@@ -9,9 +9,7 @@ from pipeline.markup import harmless
 
 def test_layout_keeps_its_tags_and_classes() -> None:
     html = '<div id="a" class="row"><table><thead hidden><tr><th>x</th></tr></thead></table><br></div>'
-    assert harmless(html) == (
-        '<div class="row"><table><thead hidden=""><tr><th>x</th></tr></thead></table><br></div>'
-    )
+    assert harmless(html) == ('<div class="row"><table><thead hidden=""><tr><th>x</th></tr></thead></table><br></div>')
 
 
 @pytest.mark.parametrize(
