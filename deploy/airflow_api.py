@@ -101,13 +101,11 @@ class AirflowApi:
 
     def runs(self, dag_id: str) -> list[Run]:
         """Every run of the DAG, oldest first."""
-        found: list[Run] = []
-        while True:
-            query = f"order_by=run_after&limit={_PAGE}&offset={len(found)}"
-            page = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns?{query}")["dag_runs"]
-            found += [Run.of(answer) for answer in page]
-            if len(page) < _PAGE:
-                return found
+        return self._runs(dag_id, "order_by=run_after")
+
+    def failed_runs(self) -> list[Run]:
+        """Every failed run of any DAG, oldest first."""
+        return self._runs("~", "order_by=run_after&state=failed")
 
     def wait(self, dag_id: str, run_id: str, timeout: float) -> str:
         """The final state of the run: success or failed. Raises `AirflowUnavailable` after ``timeout`` seconds."""
@@ -185,6 +183,15 @@ class AirflowApi:
             self._call("PATCH", f"/api/v2/pools/{name}", {"slots": slots})
         else:
             self._call("POST", "/api/v2/pools", {"name": name, "slots": slots, "description": description})
+
+    def _runs(self, dag_id: str, query: str) -> list[Run]:
+        found: list[Run] = []
+        while True:
+            path = f"/api/v2/dags/{dag_id}/dagRuns?{query}&limit={_PAGE}&offset={len(found)}"
+            page = self._call("GET", path)["dag_runs"]
+            found += [Run.of(answer) for answer in page]
+            if len(page) < _PAGE:
+                return found
 
     def _call(self, method: str, path: str, body: Mapping[str, object] | None = None, *, signed: bool = True) -> Any:
         headers = {"Accept": "application/json", "Content-Type": "application/json"}

@@ -35,9 +35,21 @@ USERNAME = "admin"
 POOLS = {"pipeline_training": (1, "Trainings at once"), "pipeline_scoring": (2, "Partitions scored at once")}
 _COMPONENTS = ("api-server", "scheduler", "dag-processor")
 _POLL_SECONDS = 0.3
-# Workers are forked from one process that has imported these; otherwise every task pays some seconds of CPU for them.
-# The price: a change of the package's code shows after a restart.
-_PRELOADED = ("airflow.sdk.execution_time.task_runner", "pipeline.tasks", "mlflow.sklearn", "alibi_detect.cd")
+# Workers are forked from one process that has imported these, otherwise every task pays some seconds of CPU for them
+# (the price: a change of the package's code shows after a restart). skops comes first, because its import looks at every
+# attribute of every loaded module, which makes Airflow's modules log thousands of deprecation warnings.
+_PRELOADED = (
+    "skops.io",
+    "airflow.executors.local_executor",
+    "airflow.sdk.execution_time.task_runner",
+    "airflow.models.dagbag",
+    "airflow.api_fastapi.core_api.security",
+    "airflow.providers.standard.operators.python",
+    "mlflow.sklearn",
+    "great_expectations",
+    "alibi_detect.cd",
+    "pipeline.tasks",
+)
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -215,7 +227,7 @@ class LocalAirflow(AirflowApi):
             },
             "api_auth": {"jwt_secret": keys["jwt"]},
             "logging": {"base_log_folder": self.airflow_home / "logs"},
-            "dag_processor": {"refresh_interval": 10, "min_file_process_interval": 15},
+            "dag_processor": {"refresh_interval": 10, "min_file_process_interval": 30},
             # A worker notices the end of its task at the next heartbeat when it misses the moment itself.
             "workers": {"min_heartbeat_interval": 1},
             "scheduler": {

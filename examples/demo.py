@@ -29,14 +29,14 @@ from pipeline.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from deploy.airflow_api import Run
     from pipeline.job import JobSpec
+    from pipeline.reports import Decision
 
 DEMO_JOB = Path(__file__).parent / "jobs" / "demo.yaml"
 FIRST_DAY, CHANGE_ON = date(2026, 1, 1), date(2026, 1, 12)
 START, END = datetime(2026, 1, 7, tzinfo=UTC), datetime(2026, 1, 20, tzinfo=UTC)
 _MARKER = ".pipeline-demo"
-_POLL_SECONDS = 0.3
+_POLL_SECONDS = 0.2
 _START_SECONDS = 300.0
 
 
@@ -63,7 +63,7 @@ class Demo:
         self.airflow = LocalAirflow(home, self.settings.jobs, environ=state)
         self.ledger = Ledger(self.settings.ledger_url, lambda: datetime.now(UTC))
         self._dags = {step: f"{job.name}__{step}" for step in ("score", "evaluate", "retrain")}
-        self._run_seconds = 2 * job.schedule.timeout.total_seconds()
+        self._patience = 4 * job.schedule.timeout.total_seconds()
 
     def findings(self) -> Findings:
         """What the ledger holds by now."""
@@ -79,43 +79,50 @@ class Demo:
     def bootstrap(self) -> None:
         """Train the first champion on what was known at the first interval's start."""
         as_of = format_instant(self.intervals[0].start)
-        self._finish("retrain", {"as_of": as_of, "bootstrap": True, "reason": "First champion of the demo."})
+        conf = {"as_of": as_of, "bootstrap": True, "reason": "First champion of the demo."}
+        run_id = self.airflow.trigger(self._dags["retrain"], conf)
+        if self.airflow.wait(self._dags["retrain"], run_id, self._patience) != "success":
+            self._refuse_failures()
 
     def live_through(self, interval: Interval) -> None:
         """Score the interval and return when everything that this set in motion has come to an end."""
-        self._finish("score", {"start": format_instant(interval.start)})
+        self.airflow.trigger(self._dags["score"], {"start": format_instant(interval.start)})
+        deadline = time.monotonic() + self._patience
         while not self._is_through(interval.end):
-            time.sleep(_POLL_SECONDS)
+            # Asking the ledger is cheap; asking Airflow takes time from the tasks.
+            for _ in range(10):
+                time.sleep(_POLL_SECONDS)
+                if self._trigger_decision(interval.end):
+                    break
+            self._refuse_failures()
+            if time.monotonic() > deadline:
+                raise RunFailed(f"the interval {interval} is not through after {self._patience:.0f} s")
 
-    def _finish(self, step: str, conf: dict[str, object]) -> None:
-        dag_id = self._dags[step]
-        run_id = self.airflow.trigger(dag_id, conf)
-        if self.airflow.wait(dag_id, run_id, self._run_seconds) != "success":
-            self._fail(dag_id, run_id)
+    def is_complete(self) -> bool:
+        """Whether every run of the job came to a good end."""
+        runs = [run for dag_id in self._dags.values() for run in self.airflow.runs(dag_id)]
+        return all(run.state == "success" for run in runs)
+
+    def _trigger_decision(self, as_of: datetime) -> Decision | None:
+        made = self.ledger.decisions(self.job.name, kind="trigger", until=as_of)
+        return next((decision for decision in made if decision.at == as_of), None)
 
     def _is_through(self, as_of: datetime) -> bool:
         """Whether the trigger decision at ``as_of`` is recorded and, if it fired, carried out."""
-        retrainings = self._healthy_runs("retrain")
-        decision = self.findings().decided("trigger", as_of)
-        if decision is None:
-            self._healthy_runs("evaluate")
-            return False
-        return decision.outcome != "fire" or all(run.is_over for run in retrainings)
+        decision = self._trigger_decision(as_of)
+        if decision is None or decision.outcome != "fire":
+            return decision is not None
+        return all(run.is_over for run in self.airflow.runs(self._dags["retrain"]))
 
-    def _healthy_runs(self, step: str) -> list[Run]:
-        runs = self.airflow.runs(self._dags[step])
-        for run in runs:
-            if run.state == "failed":
-                self._fail(run.dag_id, run.run_id)
-        return runs
-
-    def _fail(self, dag_id: str, run_id: str) -> None:
-        raise RunFailed(
-            f"the run {run_id} of {dag_id} failed",
-            got="\n" + self.airflow.failure(dag_id, run_id) + "\n",
-            left_behind=f"everything so far in {self.settings.home}",
-            next_step=f"python -m deploy.local_airflow --home {self.settings.home} --jobs {self.settings.jobs}",
-        )
+    def _refuse_failures(self) -> None:
+        self.airflow.check_alive()
+        for run in self.airflow.failed_runs():
+            raise RunFailed(
+                f"the run {run.run_id} of {run.dag_id} failed",
+                got="\n" + self.airflow.failure(run.dag_id, run.run_id) + "\n",
+                left_behind=f"everything so far in {self.settings.home}",
+                next_step=f"look at it in the UI: {ui_command(self.settings)}",
+            )
 
 
 def fresh_home(home: Path) -> Path:
@@ -189,12 +196,17 @@ def _conclude(demo: Demo, *, is_simulated: bool, seconds: float) -> list[str]:
     """Print table, account, places and verdict; returns the expectations that were not met."""
     findings, home = demo.findings(), demo.settings.home
     change = datetime(CHANGE_ON.year, CHANGE_ON.month, CHANGE_ON.day, tzinfo=UTC) if is_simulated else None
-    problems = found.unaccounted(findings) + (found.unmet(findings, change) if change else [])
+    problems = found.unaccounted(findings)
+    problems += [] if demo.is_complete() else ["a run did not come to a good end"]
+    problems += found.unmet(findings, change) if change else []
     output = home / "outputs" / demo.job.name
     rows_in = sum(m.rows_in for m in findings.manifests.values())
     quarantined = sum(m.rows_quarantined for m in findings.manifests.values())
-    _say("", *found.table(findings), "", "What happened:", found.lines(found.account(findings, change)))
-    _say(f"  - {rows_in} rows in = {rows_in - quarantined} scored + {quarantined} quarantined. {seconds:.0f} s in all.")
+    told = found.account(findings, change)
+    told.append(
+        f"{rows_in} rows in = {rows_in - quarantined} scored + {quarantined} quarantined. {seconds:.0f} s in all."
+    )
+    _say("", *found.table(findings), "", "What happened:", *found.bullets(told))
     _say(
         "",
         "Where to look:",
@@ -202,15 +214,18 @@ def _conclude(demo: Demo, *, is_simulated: bool, seconds: float) -> list[str]:
         f"  quarantine   {output / 'quarantine'}",
         f"  reports      {output / 'reports'}",
         f"  ledger       {home / 'ledger.db'}    models  {home / 'mlflow.db'}",
-        f"  Airflow UI   {'make airflow' if home == Path('.demo').resolve() else _ui_command(demo)}",
+        f"  Airflow UI   {ui_command(demo.settings)}",
         "",
         *([f"FAILED: {problem}" for problem in problems] or ["All expectations were met."]),
     )
     return problems
 
 
-def _ui_command(demo: Demo) -> str:
-    return f"{sys.executable} -m deploy.local_airflow --home {demo.settings.home} --jobs {demo.settings.jobs}"
+def ui_command(settings: Settings) -> str:
+    """The command that opens the Airflow UI on this state."""
+    if settings.home == Path(".demo").resolve():
+        return "make airflow"
+    return f"{sys.executable} -m deploy.local_airflow --home {settings.home} --jobs {settings.jobs}"
 
 
 def _keep_open(airflow: LocalAirflow) -> None:

@@ -5,6 +5,7 @@ Pure functions of recorded values; must not start or change anything.
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -110,8 +111,7 @@ def account(findings: Findings, change: datetime | None) -> list[str]:
             told.append((decision.at, f"At {_at(decision)} a training was started. {decision.reason}"))
         elif decision.kind == "gate":
             verb = "passed" if decision.outcome == "promote" else "did not pass"
-            who = f"v{decision.details['challenger']} against v{decision.details['champion']}"
-            told.append((decision.at, f"The challenger {verb} the gate ({who}). {decision.reason}"))
+            told.append((decision.at, f"The challenger {verb} the gate: {decision.reason}"))
     for p in findings.promotions:
         replaced = f"replaced v{p.previous_version}" if p.previous_version else "became the first champion"
         told.append(
@@ -150,6 +150,7 @@ def unmet(findings: Findings, change: datetime) -> list[str]:
         "a challenger trained after the change": bool(fired),
         "the challenger passed the gate": bool(passed),
         "the challenger was promoted": findings.replacement is not None,
+        "no drift any more at the end": findings.drift[findings.intervals[-1].start].verdict == "stable",
     }
     failed = [text for text, is_met in expectations.items() if not is_met]
     return [f"not true: {text}" for text in failed] + (
@@ -206,14 +207,17 @@ def _verdict(report: DriftReport | None) -> str:
 
 
 def _decision(findings: Findings, at: datetime) -> str:
+    """What the loop decided at that instant, in a few words."""
     trigger = findings.decided("trigger", at)
-    if trigger is None or trigger.outcome != "fire":
-        return "hold" if trigger is None or trigger.details.get("cause") == "none" else f"hold: {trigger.reason}"
+    if trigger is None:
+        return "nothing decided"
+    cause = trigger.details.get("cause", "none")
+    if trigger.outcome != "fire":
+        return "no training" if cause == "none" else f"no training yet ({cause}, waiting for the cooldown)"
     gate = findings.decided("gate", at)
-    if gate is None:
-        return f"trained ({trigger.details['cause']})"
-    verdict = "promoted" if any(p.effective_at == at for p in findings.promotions) else gate.outcome
-    return f"trained v{gate.details['challenger']} ({trigger.details['cause']}): {verdict}"
+    promoted = next((p for p in findings.promotions if p.effective_at == at), None)
+    result = f"v{promoted.model.version} promoted" if promoted else gate.outcome if gate else "not compared"
+    return f"TRAINING ({cause}): {result}"
 
 
 def _at(decision: Decision) -> str:
@@ -229,6 +233,6 @@ def _number(value: float | None) -> str:
     return "not known" if value is None else f"{value:.3f}"
 
 
-def lines(texts: Sequence[str]) -> str:
-    """The texts as an indented list."""
-    return "\n".join(f"  - {text}" for text in texts)
+def bullets(texts: Sequence[str]) -> list[str]:
+    """The texts as an indented list, wrapped."""
+    return [textwrap.fill(text, 118, initial_indent="  - ", subsequent_indent="    ") for text in texts]

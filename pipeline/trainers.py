@@ -14,7 +14,6 @@ from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OrdinalEncoder
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from pipeline.errors import ContractViolation, NotEnoughLabels, TrainerFailed
 
@@ -54,16 +53,16 @@ def fit(job: JobSpec, frame: pd.DataFrame, target: NDArray[Any]) -> BaseEstimato
     """The job's estimator fitted on one row of ``frame`` per value of ``target``.
 
     The built-in trainer is deterministic: equal job, rows and library versions give the same model bit for bit,
-    whatever the number of processors. It takes infinite values for missing. Raises `NotEnoughLabels` for no rows or a single class, `ContractViolation`
-    for missing or infinite labels or more classes than the task has, and `TrainerFailed` when fitting fails.
+    whatever the number of threads. It takes infinite values for missing. Raises `NotEnoughLabels` for no rows or a
+    single class, `ContractViolation` for missing or infinite labels or more classes than the task has, and
+    `TrainerFailed` when fitting fails.
     """
     _check_target(job, frame, target)
     estimator = build(job)
-    if job.model.trainer == BUILT_IN:
-        frame = _binnable(frame)
     try:
-        # Parallel sums add up in an order that depends on the number of threads, and so differ in the last bits.
-        with threadpool_limits(limits=1):
+        if job.model.trainer == BUILT_IN:
+            _fit_gradient_boosting(estimator, frame, target)
+        else:
             estimator.fit(frame, target)
     except Exception as err:
         raise TrainerFailed(
@@ -99,6 +98,13 @@ def _gradient_boosting(job: JobSpec) -> Pipeline:
     model = family(**parameters, categorical_features=list(range(len(categories))), random_state=job.model.seed)
     columns = ColumnTransformer([("category", encoder, categories)], remainder="passthrough")
     return Pipeline([("columns", columns), ("model", model)])
+
+
+def _fit_gradient_boosting(estimator: Pipeline, frame: pd.DataFrame, target: NDArray[Any]) -> None:
+    estimator.fit(_binnable(frame), target)
+    # The trees do not depend on the number of threads, but the binning remembers it, though only fitting uses it: on a
+    # machine with more processors an equal model would have another digest.
+    estimator["model"]._bin_mapper.n_threads = None
 
 
 def _binnable(frame: pd.DataFrame) -> pd.DataFrame:

@@ -95,7 +95,9 @@ class Clock:
             return ""  # too short a stretch to tell a weekday from a day of the month
         for name, part in parts.items():
             shift = np.asarray(part).astype(np.int64) - numbers
-            if np.ptp(part) > 0 and np.mean(shift == np.median(shift)) >= _NEARLY:
+            usual = np.median(shift)
+            # Two values that keep their distance to a year or a week may be a flag that was once raised.
+            if np.ptp(part) > (1 if usual else 0) and np.mean(shift == usual) >= _NEARLY:
                 return name
         return ""
 

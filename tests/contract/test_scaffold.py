@@ -109,6 +109,7 @@ def lake(tmp_path, rng):
         (["region=eu/ds=2013-01-31/a.parquet"], ""),
         (["store=1234/a.parquet"], ""),
         (["ds=2013-13-31/a.parquet"], ""),
+        (["ds=20\uff11\uff13-01-31/a.parquet"], ""),
         (["ds=2013-01-31/a.parquet", "ds=__HIVE_DEFAULT_PARTITION__/a.parquet"], ""),
         (["ds=2013-01-31/a.parquet", "a.parquet"], ""),
     ],
@@ -246,7 +247,7 @@ def test_excluded_columns_are_left_out_on_request(lake):
     ("column", "values", "part"),
     [
         ("year", lambda t: [x.year for x in t], "year"),
-        ("yr", lambda t: [x.year - 2026 for x in t], "year"),
+        ("yr", lambda t: [x.year - 2026 for x in t], "the same all day, changing monthly at most"),
         ("month", lambda t: [x.month for x in t], "month"),
         ("mnth", lambda t: [float(x.month - 1) for x in t], "month"),
         ("month_text", lambda t: [f"{x.month:02}" for x in t], "month"),
@@ -273,17 +274,26 @@ def test_a_column_that_only_restates_the_calendar_is_left_out(lake, column, valu
         ("holiday", lambda t: [int(x.timetuple().tm_yday % 90 == 5) for x in t]),
         ("weather", lambda t: [(x.toordinal() * 7919) % 5 for x in t]),
         ("stock", lambda t: [(x.month + i) % 12 for i, x in enumerate(t)]),
+        ("edition", lambda t: [f"no {x.toordinal()}" for x in t]),
     ],
 )
 def test_what_comes_back_within_a_training_window_stays_a_feature(lake, column, values):
     assert lake.reason(lake.table(days=420, per_day=4, **{column: values}), column, template="month=%Y-%m") == ""
 
 
-@pytest.mark.parametrize("days", [1, 5])
+@pytest.mark.parametrize("days", [1, 4])
 def test_hours_and_weekdays_stay_features_when_there_are_few_days(lake, days):
     table = lake.table(days=days, hour=lambda t: [x.hour for x in t], weekday=lambda t: [x.weekday() for x in t])
     assert lake.reason(table, "hour") == ""
     assert lake.reason(table, "weekday") == ("a single value in the sample" if days == 1 else "")
+
+
+def test_an_hour_that_grows_all_day_long_is_no_row_counter(lake):
+    assert lake.reason(lake.table(per_day=24, hour=lambda t: [x.hour for x in t]), "hour") == ""
+
+
+def test_ten_days_are_too_few_to_call_a_change_a_season(lake):
+    assert lake.reason(lake.table(days=10, tariff=lambda t: [x.day > 4 for x in t]), "tariff") == ""
 
 
 def test_months_stay_a_feature_when_trainings_look_back_for_years(lake):
@@ -393,6 +403,14 @@ def test_minimum_rows_can_be_reached_by_small_intervals(lake):
     job = lake.job(table.set_column(table.column_names.index("label"), "label", half))
     assert (job.drift.min_rows, job.performance.min_labels) == (42, 3)
     assert (job.retrain.min_rows, job.promote.min_labels) == (180, 42)
+
+
+def test_rows_of_all_files_of_a_folder_count(lake, tmp_path):
+    table = lake.table(days=30, per_day=8)
+    lake.write("features", table)
+    for folder in (tmp_path / "features").iterdir():
+        pq.write_table(pq.ParquetFile(folder / "part-0.parquet").read(), folder / "part-1.parquet")
+    assert lake.job(table).drift.min_rows == int(2 * 8 * 7 * 0.75)
 
 
 # The text

@@ -50,7 +50,7 @@ class World:
 def write_world(
     root: Path, *, days: int, rows: int, first: int = 1, change_on: int | None = None, task: str = "binary"
 ) -> World:
-    """Days ``first`` to ``days`` of orders: the chance of a return grows with the amount and with the country; on ``change_on`` it turns."""
+    """Days ``first`` to ``days`` of orders: the chance of a return grows with the amount; on ``change_on`` it turns."""
     world = World(root, days, rows)
     for number in range(first, days + 1):
         rng = np.random.default_rng(1000 + number)

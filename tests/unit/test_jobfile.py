@@ -250,6 +250,11 @@ def test_a_key_given_twice_is_refused_with_both_lines(write, text):
     assert "the first is on line 19" in problem.got
 
 
+def test_a_wrong_value_under_a_repeated_key_is_reported_where_it_stands(write):
+    found = problems(write(GOOD + "drift:\n  window: 7\n  window: week\n"))
+    assert [(problem.field, problem.line) for problem in found] == [("window", 19), ("drift.window", 19)]
+
+
 def test_a_country_code_that_yaml_reads_as_false_is_refused(write):
     problem = only(write(GOOD + "checks: {rules: [{column: country, rule: in_set, values: [SE, NO]}]}\n"))
     assert problem.line == 17

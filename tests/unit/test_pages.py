@@ -184,7 +184,7 @@ def test_the_drift_page_shows_drifted_columns_first_and_then_the_most_moved() ->
     columns = (
         column("calm", effect=0.01),
         column("unknown", verdict="insufficient_data", effect=None),
-        column("moving", effect=0.09),
+        column("moving", effect=0.5),
         column("drifted", verdict="drift", effect=0.2),
         column("gone", verdict="drift", effect=0.9),
     )

@@ -174,10 +174,11 @@ def test_the_spread_estimates_the_standard_deviation_of_normal_intervals(rng: np
     assert found.spread == pytest.approx(2.0, rel=0.05)
 
 
-def test_the_spread_is_zero_with_fewer_than_three_intervals() -> None:
-    found = baseline("mae", Outcomes(np.zeros(4), np.array([1.0, 1.0, 9.0, 9.0])), np.array([0, 0, 1, 1]))
+@pytest.mark.parametrize(("interval", "spread"), [([0, 0, 1, 1], 0.0), ([0, 1, 2, 2], 1.4826 * 3)])
+def test_the_spread_needs_three_intervals_and_is_zero_before(interval: list[int], spread: float) -> None:
+    found = baseline("mae", Outcomes(np.zeros(4), np.array([1.0, 4.0, 9.0, 9.0])), np.array(interval))
     assert found is not None
-    assert (found.value, found.spread) == (5.0, 0.0)
+    assert (found.value, found.spread) == (5.75, pytest.approx(spread))
 
 
 def test_intervals_where_the_metric_is_undefined_do_not_count_for_the_spread() -> None:
@@ -234,9 +235,11 @@ def test_an_interval_is_degraded_only_beyond_the_limit_on_the_worse_side(
     assert ("worse than the limit" if verdict == "drift" else "within the limit") in reason
 
 
-def test_exactly_the_limit_is_not_degraded() -> None:
-    yardstick = Baseline(metric="mae", value=8.0, spread=1.0, n=1000)
-    assert judge(Performance(), "mae", 10.0, 60, yardstick)[0] == "stable"
+@pytest.mark.parametrize(("metric", "value"), [("mae", 10.0), ("accuracy", 6.0)])
+def test_exactly_the_limit_is_not_degraded(metric: MetricName, value: float) -> None:
+    yardstick = Baseline(metric=metric, value=8.0, spread=1.0, n=1000)
+    verdict, _, bound = judge(Performance(), metric, value, 60, yardstick)
+    assert (verdict, bound) == ("stable", value)
 
 
 def test_too_few_labels_are_never_a_verdict_on_the_model() -> None:

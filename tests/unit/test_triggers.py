@@ -140,7 +140,7 @@ def test_reports_on_another_version_do_not_count() -> None:
 
 def test_an_interval_that_was_judged_again_counts_once_with_its_last_verdict() -> None:
     policy = Retrain(violations=3, of_last=5)
-    assert not decided(policy, performance=[performance(0, "drift")] * 3).fire
+    assert not decided(policy, performance=[performance(0, "drift") for _ in range(3)]).fire
     corrected = [*performances("dd"), performance(2, "insufficient_data"), performance(2, "drift")]
     assert decided(policy, performance=corrected).fire
     assert not decided(policy, performance=[*performances("ddd"), performance(2, "stable")]).fire
