@@ -48,7 +48,7 @@ demo: install ## Run the whole loop through a real Airflow: JOB=file FROM=date T
 	$(BIN)/python -m examples.demo $(if $(JOB),--job $(JOB)) $(if $(FROM),--from $(FROM)) $(if $(TO),--to $(TO))
 
 airflow: install ## Open the Airflow UI on the demo's state until Ctrl-C
-	$(BIN)/python -m deploy.local_airflow --home .demo/airflow --jobs .demo/jobs
+	$(BIN)/python -m deploy.local_airflow --home .demo --jobs .demo/jobs
 
 up: ## Start the deployed stack (Docker Compose)
 	deploy/bootstrap

@@ -266,7 +266,9 @@ class Performance(Model):
 class Retrain(Model):
     """When and on what a challenger is trained."""
 
-    enabled: bool = Field(default=True, description="Whether drift and degradation may start a training.")
+    enabled: bool = Field(
+        default=True, description="Whether trainings start by themselves: on drift, degradation or schedule."
+    )
     violations: int = Field(default=3, ge=1, description="Intervals with a violation that start a training ...")
     of_last: int = Field(default=5, ge=1, description="... among this many latest intervals; the latest must be one.")
     every: timedelta | None = Field(

@@ -75,8 +75,9 @@ def _interval_table(name: str, *columns: sa.Column[Any]) -> sa.Table:
 
 _plans = _interval_table("plans")
 _manifests = _interval_table("manifests")
-_drift = _interval_table("drift")
-_performance = _interval_table("performance", _instant("as_of"))
+# Quiet reports (of backfills) have version 0 here: no decision may rest on them.
+_drift = _interval_table("drift", sa.Column("loud_version", sa.Integer, nullable=False))
+_performance = _interval_table("performance", _instant("as_of"), sa.Column("loud_version", sa.Integer, nullable=False))
 _decisions = _table(
     "decisions",
     sa.Column("decision", sa.Text, nullable=False, unique=True),
@@ -149,11 +150,18 @@ class Ledger:
 
     def record_drift(self, report: DriftReport) -> None:
         """Record a drift report, unless it repeats the latest one of its interval; a quiet one counts as a repeat."""
-        self._record_interval(_drift, report, Interval(report.start, report.end))
+        self._record_interval(_drift, report, Interval(report.start, report.end), facts=_loudness(report))
 
-    def drift(self, job: str, *, ended_by: datetime | None = None, last: int | None = None) -> list[DriftReport]:
-        """The latest drift report of each interval with ``end <= ended_by``, by start; only the ``last`` n of them."""
+    def drift(
+        self, job: str, *, ended_by: datetime | None = None, last: int | None = None, loud_on: int | None = None
+    ) -> list[DriftReport]:
+        """The latest drift report of each interval with ``end <= ended_by``, by start; only the ``last`` n of them.
+
+        ``loud_on`` leaves out quiet reports and those on other model versions before anything is counted.
+        """
         where = [_drift.c.job == job]
+        if loud_on is not None:
+            where.append(_drift.c.loud_version == loud_on)
         if ended_by is not None:
             where.append(_drift.c.interval_end <= _microseconds(ended_by))
         return self._latest(DriftReport, _drift, where, last=last)
@@ -161,16 +169,18 @@ class Ledger:
     def record_performance(self, report: PerformanceReport) -> None:
         """Record a performance report, unless it repeats the latest one of its interval and ``as_of``."""
         values = {"as_of": _microseconds(report.as_of)}
-        self._record_interval(_performance, report, Interval(report.start, report.end), values)
+        self._record_interval(_performance, report, Interval(report.start, report.end), values, facts=_loudness(report))
 
     def performance(
-        self, job: str, *, as_of: datetime | None = None, last: int | None = None
+        self, job: str, *, as_of: datetime | None = None, last: int | None = None, loud_on: int | None = None
     ) -> list[PerformanceReport]:
         """What was known at ``as_of``: per interval the report with the latest ``as_of`` not after it, by start.
 
-        Only the ``last`` n intervals.
+        Only the ``last`` n intervals; ``loud_on`` as in `drift`.
         """
         where = [_performance.c.job == job]
+        if loud_on is not None:
+            where.append(_performance.c.loud_version == loud_on)
         if as_of is not None:
             where.append(_performance.c.as_of <= _microseconds(as_of))
         return self._latest(PerformanceReport, _performance, where, _performance.c.as_of, last=last)
@@ -256,13 +266,15 @@ class Ledger:
         report: Manifest | ScoringPlan | DriftReport | PerformanceReport,
         interval: Interval,
         values: dict[str, int] | None = None,
+        *,
+        facts: dict[str, int] | None = None,
     ) -> None:
         keys = {**_interval_keys(interval), **(values or {})}
         with self._writing() as connection:
             same = sa.select(table.c.payload).where(table.c.job == report.job, *_at(table, keys))
             payload = connection.scalar(same.order_by(table.c.id.desc()).limit(1))
             if payload is None or not _repeats(report, type(report).model_validate_json(payload)):
-                self._insert(connection, table, report.job, report, keys)
+                self._insert(connection, table, report.job, report, {**keys, **(facts or {})})
 
     def _insert(
         self, connection: sa.Connection, table: sa.Table, job: str, report: Report, values: dict[str, Any]
@@ -351,6 +363,10 @@ def _set_up_sqlite(connection: sqlite3.Connection, _: object) -> None:
             # The switch does not wait for other processes that open the same new file; this does.
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("ROLLBACK")
+
+
+def _loudness(report: DriftReport | PerformanceReport) -> dict[str, int]:
+    return {"loud_version": 0 if report.quiet else report.model_version}
 
 
 def _repeats(report: Report, latest: Report) -> bool:

@@ -32,8 +32,8 @@ def decide(ctx: JobContext, as_of: datetime) -> TriggerDecision:
         job.retrain,
         as_of,
         champion_version=champion.version,
-        drift=ctx.ledger.drift(job.name, ended_by=as_of, last=job.retrain.of_last),
-        performance=ctx.ledger.performance(job.name, as_of=as_of, last=job.retrain.of_last),
+        drift=ctx.ledger.drift(job.name, ended_by=as_of, last=job.retrain.of_last, loud_on=champion.version),
+        performance=ctx.ledger.performance(job.name, as_of=as_of, last=job.retrain.of_last, loud_on=champion.version),
         last_trained=max(trained),
     )
     record_trigger(ctx, as_of, decision)

@@ -1,0 +1,1 @@
+"""Measurements behind the documentation's figures; each prints a table and writes JSON under ``benchmarks/out``."""
