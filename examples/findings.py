@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from pipeline.intervals import format_instant
-from pipeline.job import HIGHER_IS_BETTER
+from pipeline.policies import HIGHER_IS_BETTER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -19,7 +19,7 @@ from scipy.stats import fisher_exact
 from pipeline.reports import ColumnDrift
 
 if TYPE_CHECKING:
-    from pipeline.job import Drift
+    from pipeline.policies import Drift
     from pipeline.reports import Verdict
 
 Array = npt.NDArray[Any]

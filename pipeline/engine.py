@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pipeline.job import Column, JobSpec, Task
+    from pipeline.job import Column, JobSpec
+    from pipeline.policies import Task
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _NULL_HASH = np.uint64(0xA0761D6478BD642F)

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pipeline.intervals import Interval
-    from pipeline.job import Expectation, JobSpec
+    from pipeline.job import JobSpec
+    from pipeline.policies import Expectation
 
 QUARANTINED_SHARE = "quarantined_share"
 

@@ -8,44 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AwareDatetime, Field, field_validator, model_validator
 
 from pipeline.intervals import Cadence, Interval, granule
+from pipeline.policies import METRICS, Checks, Drift, MetricName, Model, Name, Performance, Promote, Retrain, Task
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
-Share = Annotated[float, Field(ge=0, le=1)]
-Task = Literal["binary", "multiclass", "regression"]
-MetricName = Literal["roc_auc", "log_loss", "brier", "accuracy", "macro_f1", "mae", "rmse"]
-
-METRICS: dict[Task, tuple[MetricName, ...]] = {
-    "binary": ("roc_auc", "log_loss", "brier", "accuracy"),
-    "multiclass": ("log_loss", "accuracy", "macro_f1"),
-    "regression": ("mae", "rmse"),
-}
-HIGHER_IS_BETTER: dict[MetricName, bool] = {
-    "roc_auc": True,
-    "log_loss": False,
-    "brier": False,
-    "accuracy": True,
-    "macro_f1": True,
-    "mae": False,
-    "rmse": False,
-}
 # Names that the published schema uses itself.
 OUTPUT_COLUMNS = ("prediction", "score", "model_version")
-
-
-class Model(BaseModel):
-    """Strict, frozen, no unknown fields: a misspelt key is an error, never a silent default."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Schedule(Model):
@@ -152,166 +127,6 @@ class ModelSpec(Model):
         default=(), description="Further Python types that a saved model of the user's own trainer may contain (skops)."
     )
     seed: int = Field(default=0, ge=0, description="Random seed of training and of every sample.")
-
-
-class Rule(Model):
-    """One check of every row. Rows that break it are quarantined, or only counted."""
-
-    column: str = Field(description="Column that is checked.")
-    rule: Literal["not_null", "between", "in_set", "matches"] = Field(description="Kind of check.")
-    min: float | None = Field(default=None, description="between: smallest allowed value.")
-    max: float | None = Field(default=None, description="between: largest allowed value.")
-    values: tuple[str | int | float | bool, ...] | None = Field(default=None, description="in_set: the allowed values.")
-    pattern: str | None = Field(default=None, description="matches: regular expression the whole text must match.")
-    action: Literal["quarantine", "warn"] = Field(default="quarantine", description="What happens to a row that fails.")
-
-    @property
-    def code(self) -> str:
-        """The reason code of rows that fail, e.g. ``between:trip_distance``."""
-        return f"{self.rule}:{self.column}"
-
-    @model_validator(mode="after")
-    def _has_operands(self) -> Self:
-        if self.rule == "between" and self.min is None and self.max is None:
-            raise ValueError(f"rule {self.code} needs min or max, or both")
-        if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError(f"rule {self.code}: min {self.min} must not be above max {self.max}")
-        if self.rule == "in_set" and not self.values:
-            raise ValueError(f"rule {self.code} needs values, a list with at least one entry")
-        if self.rule == "matches":
-            if self.pattern is None:
-                raise ValueError(f"rule {self.code} needs pattern, a regular expression")
-            try:
-                re.compile(self.pattern)
-            except re.error as err:
-                raise ValueError(
-                    f"rule {self.code}: pattern {self.pattern!r} is not a regular expression: {err}"
-                ) from err
-        return self
-
-
-class Expectation(Model):
-    """One Great Expectations expectation on the whole partition."""
-
-    type: str = Field(
-        pattern=r"^expect_[a-z0-9_]+$", description="Expectation type, e.g. expect_column_mean_to_be_between."
-    )
-    kwargs: dict[str, Any] = Field(default_factory=dict, description="Its arguments, as Great Expectations names them.")
-    blocking: bool = Field(default=True, description="Whether a failure stops the partition; otherwise it is reported.")
-
-
-class Checks(Model):
-    """What a partition must be like before it is scored."""
-
-    min_rows: int = Field(default=1, ge=0, description="A partition with fewer rows is refused.")
-    max_quarantined: Share = Field(
-        default=0.05, description="Share of rows that may be quarantined; above it nothing is published."
-    )
-    rules: tuple[Rule, ...] = Field(default=(), description="Checks of every row.")
-    expectations: tuple[Expectation, ...] = Field(default=(), description="Checks of the partition as a whole.")
-
-
-class Drift(Model):
-    """When inputs or predictions count as drifted away from the champion's training data."""
-
-    detector: Literal["alibi", "scipy"] = Field(
-        default="alibi",
-        description="alibi: alibi-detect (Business Source License: production use needs a licence from Seldon); scipy: the "
-        "same tests on a permissive licence.",
-    )
-    window: int = Field(
-        default=1, ge=1, le=366, description="Intervals, ending with the current one, that are compared."
-    )
-    min_rows: int = Field(
-        default=200, ge=2, description="With fewer rows in the window the verdict is insufficient_data."
-    )
-    p_value: float = Field(default=0.01, gt=0, lt=1, description="Significance level over all columns together.")
-    correction: Literal["bonferroni", "fdr"] = Field(default="bonferroni", description="Correction for many columns.")
-    effect: float = Field(
-        default=0.1,
-        ge=0,
-        description="Smallest effect size that counts: normalised Wasserstein distance for numbers, total variation distance "
-        "for categories. It is raised per column to what stretches of the training data already showed.",
-    )
-    share: Share = Field(
-        default=0.3,
-        description="Share of feature columns that must drift for the partition to drift; predictions alone suffice.",
-    )
-    sample_rows: int = Field(default=20_000, ge=100, description="Rows per side that are compared at most.")
-
-
-class Performance(Model):
-    """How realised performance is judged."""
-
-    metric: MetricName | None = Field(
-        default=None,
-        description="The job's metric. Default: roc_auc (binary), log_loss (multiclass), mae (regression).",
-    )
-    min_labels: int = Field(default=50, ge=2, description="With fewer labelled rows the verdict is insufficient_data.")
-    tolerance: float = Field(
-        default=0.05,
-        ge=0,
-        description="An interval is degraded when its metric is worse than the champion's at promotion by more than this share "
-        "of it and by more than sigmas.",
-    )
-    sigmas: float = Field(
-        default=2.0, ge=0, description="The same limit in robust standard deviations between intervals."
-    )
-    slices: tuple[str, ...] = Field(default=(), description="Feature columns by which performance is broken down.")
-    max_rows: int = Field(
-        default=2_000_000, ge=1000, description="Rows of one interval that are evaluated at most (sample)."
-    )
-
-
-class Retrain(Model):
-    """When and on what a challenger is trained."""
-
-    enabled: bool = Field(
-        default=True, description="Whether trainings start by themselves: on drift, degradation or schedule."
-    )
-    violations: int = Field(default=3, ge=1, description="Intervals with a violation that start a training ...")
-    of_last: int = Field(default=5, ge=1, description="... among this many latest intervals; the latest must be one.")
-    every: timedelta | None = Field(
-        default=None, gt=timedelta(0), description="Also train when the last training is older."
-    )
-    cooldown: timedelta = Field(
-        default=timedelta(days=14), ge=timedelta(0), description="Shortest time between the starts of two trainings."
-    )
-    window: timedelta = Field(default=timedelta(days=60), gt=timedelta(0), description="Labelled history that is used.")
-    holdout: timedelta = Field(
-        default=timedelta(days=14),
-        gt=timedelta(0),
-        description="Latest part of the window, never trained on, where champion and challenger are compared.",
-    )
-    min_rows: int = Field(default=200, ge=10, description="Labelled rows needed to train.")
-    max_rows: int = Field(default=500_000, ge=100, description="Labelled rows used at most (sample).")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.violations > self.of_last:
-            raise ValueError(
-                f"retrain.violations ({self.violations}) must not be above retrain.of_last ({self.of_last}); lower the first "
-                "or raise the second"
-            )
-        if self.holdout >= self.window:
-            raise ValueError("retrain.holdout must be shorter than retrain.window; shorten it or lengthen the window")
-        return self
-
-
-class Promote(Model):
-    """When a challenger replaces the champion."""
-
-    mode: Literal["disabled", "dry_run", "enabled"] = Field(
-        default="dry_run",
-        description="disabled: never compare; dry_run: compare and record, move nothing; enabled: move the champion alias.",
-    )
-    confidence: float = Field(
-        default=0.95, ge=0.5, lt=1, description="One-sided confidence that the challenger is better."
-    )
-    min_gain: float = Field(
-        default=0.0, ge=0, description="Smallest gain in the job's metric that is worth a promotion."
-    )
-    min_labels: int = Field(default=100, ge=10, description="Labelled holdout rows needed for a decision.")
 
 
 class Output(Model):

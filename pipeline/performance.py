@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.job import HIGHER_IS_BETTER, MetricName, Performance
+from pipeline.policies import HIGHER_IS_BETTER, MetricName, Performance
 from pipeline.reports import Baseline, Verdict
 
 if TYPE_CHECKING:

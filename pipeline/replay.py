@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.errors import InvalidRequest, LabelsOverdue, NoData, NotEnoughLabels
 from pipeline.intervals import Interval, format_instant
-from pipeline.job import HIGHER_IS_BETTER
+from pipeline.policies import HIGHER_IS_BETTER
 from pipeline.reports import TriggerDecision
 from pipeline.runtime import Runtime, intervals
 from pipeline.settings import Settings

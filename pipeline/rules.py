@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.intervals import Interval
-    from pipeline.job import Rule
+    from pipeline.policies import Rule
 
     Mask = NDArray[np.bool_]
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from pipeline.job import Retrain
+    from pipeline.policies import Retrain
     from pipeline.reports import DriftReport, PerformanceReport
 
     _Report = DriftReport | PerformanceReport

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import ClassVar
 
 from airflow.api_fastapi.core_api.security import GetUserDep
 from airflow.plugins_manager import AirflowPlugin
@@ -34,8 +35,9 @@ def report(name: str, path: str, user: GetUserDep) -> HTMLResponse:
 @app.get("/models/{name}/{version}", response_class=HTMLResponse)
 def model(name: str, version: int, user: GetUserDep) -> HTMLResponse:
     """Return the recorded facts of one model version of one job."""
-    from pipeline.ledger import Ledger
     from airflow.sdk.timezone import utcnow
+
+    from pipeline.ledger import Ledger
 
     job, settings = _job(name)
     ledger = Ledger(settings.ledger_url, utcnow)
@@ -59,7 +61,9 @@ def model(name: str, version: int, user: GetUserDep) -> HTMLResponse:
     )
     files = pages.table(["file", "SHA-256"], sorted(registered.files.items()))
     lead = f"Model {registered.model.name}, registered for job {job.name}."
-    return HTMLResponse(pages.page(f"Version {version} of {registered.model.name}", lead, [facts, files]), headers=_HEADERS)
+    return HTMLResponse(
+        pages.page(f"Version {version} of {registered.model.name}", lead, [facts, files]), headers=_HEADERS
+    )
 
 
 def _job(name: str) -> tuple[JobSpec, Settings]:
@@ -74,4 +78,4 @@ class PipelinePages(AirflowPlugin):
     """Register the pages with Airflow's API server."""
 
     name = "pipeline_pages"
-    fastapi_apps = [{"app": app, "url_prefix": "/pipeline", "name": "Batch inference reports"}]
+    fastapi_apps: ClassVar = [{"app": app, "url_prefix": "/pipeline", "name": "Batch inference reports"}]

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.intervals import Cadence
-    from pipeline.job import Task
+    from pipeline.policies import Task
     from pipeline.scaffold.sample import Rows
 
 __all__ = ["scaffold"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, get_args
 
 from pipeline.errors import InvalidRequest
 from pipeline.intervals import Cadence
-from pipeline.job import Task
+from pipeline.policies import Task
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from pipeline.intervals import format_instant
-from pipeline.job import METRICS
+from pipeline.policies import METRICS
 from pipeline.scaffold.columns import Feature, LeftOut
 from pipeline.scaffold.pace import Pace, iso, reachable
 

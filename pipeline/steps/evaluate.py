@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 from pipeline import performance, windows
 from pipeline.errors import LabelsOverdue
 from pipeline.intervals import format_instant
-from pipeline.job import METRICS
 from pipeline.performance import Outcomes
+from pipeline.policies import METRICS
 from pipeline.reports import PerformanceReport, SliceMetric
 from pipeline.steps import labels, plan, validate
 from pipeline.steps.context import LABEL

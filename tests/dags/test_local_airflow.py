@@ -124,9 +124,9 @@ def test_the_log_of_a_failed_run_names_the_exception_and_the_line(airflow: Local
 
 
 def test_a_refused_request_says_what_airflow_answered(airflow: LocalAirflow):
-    with pytest.raises(AirflowRefused, match="404.*nowhere"):
+    with pytest.raises(AirflowRefused, match=r"404.*nowhere"):
         airflow.trigger("nowhere")
-    with pytest.raises(AirflowRefused, match="400.*awful"):
+    with pytest.raises(AirflowRefused, match=r"400.*awful"):
         airflow.trigger("toy", {"mood": "awful"})
 
 

@@ -11,7 +11,7 @@ from scipy import stats
 
 from pipeline.detectors import detector
 from pipeline.drift import effect, judge, psi, stretch_effects, total_variation, wasserstein
-from pipeline.job import Drift
+from pipeline.policies import Drift
 
 SCIPY = detector("scipy")
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pipeline.gates import compare, insufficient
-from pipeline.job import METRICS, MetricName, Promote, Task
 from pipeline.performance import Outcomes, evaluate
+from pipeline.policies import METRICS, MetricName, Promote, Task
 
 if TYPE_CHECKING:
     from pipeline.reports import GateDecision

@@ -9,7 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.intervals import Interval
-from pipeline.job import HIGHER_IS_BETTER, METRICS, JobSpec
+from pipeline.job import JobSpec
+from pipeline.policies import HIGHER_IS_BETTER, METRICS
 
 
 def rule(**fields):

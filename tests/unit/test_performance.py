@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from pipeline.job import METRICS, Performance
 from pipeline.performance import Outcomes, baseline, evaluate, evaluator, judge, limit
+from pipeline.policies import METRICS, Performance
 from pipeline.reports import Baseline
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pipeline.job import MetricName
+    from pipeline.policies import MetricName
 
 ROWS = 400
 EVERY_METRIC = [(task, metric) for task, metrics in METRICS.items() for metric in metrics]

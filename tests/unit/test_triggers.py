@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pipeline import triggers
-from pipeline.job import Retrain
+from pipeline.policies import Retrain
 from pipeline.reports import DriftReport, PerformanceReport
 
 if TYPE_CHECKING:
