@@ -15,7 +15,7 @@ export UV_COMPILE_BYTECODE = 1
 export UV_LINK_MODE = copy
 export VIRTUAL_ENV = $(CURDIR)/$(VENV)
 
-.PHONY: help install lint format test test-fast demo airflow up down bench lock clean
+.PHONY: help install lint format test demo airflow up down bench lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -41,8 +41,7 @@ format: install ## Rewrite the code in the project's style
 	$(BIN)/ruff format .
 
 test: install ## Run all tests
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -n 2 --dist loadfile
 
 demo: install ## Run the whole loop through a real Airflow: JOB=file FROM=date TO=date for your own job
 	$(BIN)/python -m examples.demo $(if $(JOB),--job $(JOB)) $(if $(FROM),--from $(FROM)) $(if $(TO),--to $(TO))

@@ -162,14 +162,19 @@ def _backfill(server: LocalAirflow, name: str) -> dict[str, Any]:
     days = (_LAST - _FIRST) // timedelta(days=1) + 1
     while True:
         runs = server.runs(dag)
-        over = [run for run in runs if run.is_over and run.ended != known.get(run.run_id)]
+        over = [run for run in runs if run.kind == "backfill" and run.is_over and run.ended != known.get(run.run_id)]
         if len(over) >= days:
             break
         if time.monotonic() - began > _RUN_SECONDS * 2:
             raise SystemExit(f"{len(over)} of {days} runs are over after {time.monotonic() - began:.0f} s")
         time.sleep(1)
-    succeeded = sum(run.state == "success" for run in over)
-    return {"runs": len(over), "succeeded": succeeded, "seconds": round(time.monotonic() - began, 1)}
+    seconds = time.monotonic() - began
+    while server.has_running_backfill(dag):
+        time.sleep(1)
+    failed = [run for run in over if run.state != "success"]
+    for run in failed:
+        print(f"{run.run_id}: {server.failure(dag, run.run_id)}", file=sys.stderr)
+    return {"runs": len(over), "succeeded": len(over) - len(failed), "seconds": round(seconds, 1)}
 
 
 def _files(root: Path) -> dict[str, tuple[int, int]]:

@@ -14,6 +14,7 @@ from airflow.sdk import Asset, ExceptionRetryPolicy, Param, RetryAction, RetryRu
 from pipeline_links import ModelLink, ReportLink
 
 from pipeline import jobfile
+from pipeline.errors import InvalidRequest
 from pipeline.intervals import parse_instant
 
 if TYPE_CHECKING:
@@ -28,14 +29,21 @@ SCORING_POOL = os.environ.get("PIPELINE_SCORING_POOL", "default_pool")
 TRAINING_POOL = os.environ.get("PIPELINE_TRAINING_POOL", "default_pool")
 LINKS = (ReportLink(), ModelLink())
 
-_INSTANT = {"type": ["null", "string"], "format": "date-time", "maxLength": 40}
+# The format only picks the widget: nothing checks it, so the pattern does. In Python's ``$`` a line break may follow.
+_INSTANT = {
+    "type": ["null", "string"],
+    "format": "date-time",
+    "maxLength": 40,
+    "pattern": r"^[12][0-9]{3}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
+    r"(T([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]{1,6})?)?(Z|[+-][0-9]{2}:[0-9]{2})?)?$(?!\n)",
+}
 START = Param(
     None, **_INSTANT, title="Interval start", description="Start of the data interval, UTC. Manual runs need it."
 )
 AS_OF = Param(
     None, **_INSTANT, title="As of", description="Only what was known at this instant counts. Manual runs need it."
 )
-REASON = Param("", type="string", maxLength=500, title="Reason", description="Kept with the decision.")
+REASON = Param("", type="string", maxLength=200, title="Reason", description="Kept with the decision.")
 QUIET = Param(False, type="boolean", title="Quiet", description="Publish, but never alert, retrain or promote.")
 
 
@@ -81,18 +89,40 @@ def asset(job: JobSpec, name: str) -> Asset:
     return Asset(name=f"{job.name}.{name}", uri=f"pipeline://{job.name}/{name}", group="pipeline")
 
 
+def last_start(job: JobSpec) -> datetime | None:
+    """The start of the last interval that ends by ``schedule.end``: Airflow's ``end_date`` limits starts, not ends."""
+    end = job.schedule.end
+    return None if end is None else job.cadence.shift(job.cadence.floor(end), -1)
+
+
 def instant(context: Any, param: str, fallback: str) -> datetime:
-    """The time a run works on: its Param, or the scheduled interval's edge ``fallback``; never the clock."""
+    """The time a run works on: its Param, or the scheduled interval's edge ``fallback``; never the clock.
+
+    Raises `InvalidRequest` for a run that has neither.
+    """
     text = context["params"].get(param)
     if text:
-        return parse_instant(text)
-    edge: datetime | None = context.get(fallback)
-    if edge is None:
-        raise ValueError(
-            f"this run has no data interval, so it needs the parameter {param!r}; nothing was done; next: trigger it again "
-            f"with {param} set to an instant such as 2026-01-31T00:00:00Z"
-        )
-    return edge
+        return _parsed(text)
+    if context.get(fallback) is None:
+        raise _without_time(param)
+    # Airflow's times are pendulum's; their arithmetic is not that of datetime.
+    return parse_instant(context[fallback].isoformat())
+
+
+def as_of(context: Any, trigger: Asset, field: str) -> datetime | None:
+    """The time an asset's run works on: the Param ``as_of``, or the latest ``field`` of the events that started it.
+
+    Quiet events do not count: ``None`` when there were no others. Raises `InvalidRequest` for a run that neither an event
+    nor the Param gives a time.
+    """
+    text = context["params"]["as_of"]
+    if text:
+        return _parsed(text)
+    events = (context.get("triggering_asset_events") or {}).get(trigger, [])
+    if not events:
+        raise _without_time("as_of")
+    loud = [event.extra[field] for event in events if field in event.extra and not event.extra.get("quiet")]
+    return max(map(_parsed, loud), default=None)
 
 
 def is_quiet(context: Any) -> bool:
@@ -100,7 +130,24 @@ def is_quiet(context: Any) -> bool:
     return context["dag_run"].run_type == "backfill" or bool(context["params"].get("quiet"))
 
 
-def latest_event(context: Any, trigger: Asset, field: str) -> str | None:
-    """The latest ``field`` of the loud events of ``trigger`` that started this run; ``None`` when all were quiet."""
-    events = (context.get("triggering_asset_events") or {}).get(trigger, [])
-    return max((event.extra[field] for event in events if not event.extra.get("quiet")), default=None)
+def _parsed(text: str) -> datetime:
+    try:
+        return parse_instant(text)
+    except ValueError as err:
+        raise InvalidRequest(
+            "this run was given a time that is none",
+            expected="an instant such as 2026-01-31T00:00:00Z",
+            got=repr(text),
+            left_behind="nothing was done",
+            next_step="trigger it again with another one",
+        ) from err
+
+
+def _without_time(param: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"this run has no data interval, so it needs the parameter {param!r}",
+        expected="an instant such as 2026-01-31T00:00:00Z",
+        got="nothing",
+        left_behind="nothing was done",
+        next_step=f"trigger it again with {param} set",
+    )

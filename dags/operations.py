@@ -25,7 +25,7 @@ def operations_dag(job: JobSpec):
     )
     def build():
         @task
-        def sweep(**context):
+        def sweep():
             from pipeline import tasks
 
             return tasks.sweep(job.name)

@@ -29,8 +29,8 @@ def retraining_dag(job: JobSpec):
         def decide(**context):
             from pipeline import tasks
 
-            manual, event = context["params"]["as_of"], declared.latest_event(context, performance, "as_of")
-            return tasks.decide(job.name, manual, event)
+            as_of = declared.as_of(context, performance, "as_of")
+            return tasks.decide(job.name, as_of, manual=bool(context["params"]["as_of"]))
 
         @task(outlets=[model], pool=declared.TRAINING_POOL)
         def train(decision, **context):

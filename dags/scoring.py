@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 MODEL = Param(
     "as_of",
     type="string",
-    pattern="^(as_of|current|[1-9][0-9]{0,8})$",
+    pattern=r"^(as_of|current|[1-9][0-9]{0,8})$(?!\n)",
     title="Model",
     description="as_of: the champion at the interval's end; current: the champion now; or a version number.",
 )
@@ -26,7 +26,7 @@ def scoring_dag(job: JobSpec):
     @dag(
         **declared.arguments(job, "score"),
         schedule=CronDataIntervalTimetable(job.cadence.cron, timezone="UTC"),
-        end_date=job.schedule.end,
+        end_date=declared.last_start(job),
         catchup=job.schedule.catchup,
         max_active_runs=job.schedule.max_active_runs,
         params={"start": declared.START, "model": MODEL, "quiet": declared.QUIET},

@@ -177,12 +177,18 @@ class AirflowApi:
         }
         return int(self._call("POST", "/api/v2/backfills", body)["id"])
 
+    def has_running_backfill(self, dag_id: str) -> bool:
+        """Whether a backfill of the DAG is not complete; the scheduler notices completion up to a minute late."""
+        answer = self._call("GET", f"/api/v2/backfills?dag_id={dag_id}&limit={_PAGE}")
+        return any(backfill["completed_at"] is None for backfill in answer["backfills"])
+
     def set_pool(self, name: str, slots: int, description: str) -> None:
         """Create the pool, or give an existing one this many slots."""
-        if name in {pool["name"] for pool in self._call("GET", f"/api/v2/pools?limit={_PAGE}")["pools"]}:
-            self._call("PATCH", f"/api/v2/pools/{name}", {"slots": slots})
+        pool = {"slots": slots, "description": description, "include_deferred": False}
+        if name in {known["name"] for known in self._call("GET", f"/api/v2/pools?limit={_PAGE}")["pools"]}:
+            self._call("PATCH", f"/api/v2/pools/{name}", {"pool": name, **pool})
         else:
-            self._call("POST", "/api/v2/pools", {"name": name, "slots": slots, "description": description})
+            self._call("POST", "/api/v2/pools", {"name": name, **pool})
 
     def _runs(self, dag_id: str, query: str) -> list[Run]:
         found: list[Run] = []
@@ -228,6 +234,8 @@ def _lines(entry: Mapping[str, Any] | str) -> list[str]:
     """One structured log entry as lines; an exception as its last frames and its message, causes first."""
     if isinstance(entry, str):
         return [entry]
+    if entry["event"].startswith("::"):  # marks that fold the log in the UI
+        return []
     lines = [f"{entry.get('level', '')} {entry['event']}".strip()]
     for error in reversed(entry.get("error_detail") or []):
         lines += [f"  {f['filename']}:{f['lineno']} in {f['name']}" for f in error["frames"][-5:]]

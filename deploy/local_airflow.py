@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -122,6 +123,9 @@ class LocalAirflow(AirflowApi):
         """Start everything without waiting, so that the caller can do its own preparations meanwhile."""
         lock = _locked(self._lock)
         _write_private(self._config, self._configuration())
+        settings = self.airflow_home / "config"
+        settings.mkdir(exist_ok=True)
+        shutil.copy(REPOSITORY / "deploy" / "airflow_local_settings.py", settings)
         # The components' REST server for logs is left out: it binds all interfaces, and one machine reads its files.
         arguments = {"scheduler": ["--skip-serve-logs"]}
         self._supervised = Supervised(
@@ -218,7 +222,7 @@ class LocalAirflow(AirflowApi):
                 # The default asks the name service, which costs seconds on a machine without one.
                 "hostname_callable": "socket.gethostname",
             },
-            "database": {"sql_alchemy_conn": f"sqlite:///{self.airflow_home / 'airflow.db'}"},
+            "database": {"sql_alchemy_conn": f"sqlite:///{self.airflow_home / 'airflow.db'}?timeout=60"},
             "api": {
                 "host": "127.0.0.1",
                 "port": self.port,
@@ -341,6 +345,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=Path, default=Path("dags/jobs"), help="folder of job files (PIPELINE_JOBS)")
     parser.add_argument("--port", type=int, help="port of the UI on 127.0.0.1; default: a free one")
     options = parser.parse_args(arguments)
+    # Both also when the caller, such as a shell script, had told its background jobs to ignore them.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     airflow = LocalAirflow(options.home, options.jobs, port=options.port)
     print(f"Starting Airflow in {airflow.airflow_home} ...", flush=True)

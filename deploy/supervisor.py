@@ -36,7 +36,7 @@ class Supervised:
         logs: Path,
         environ: Mapping[str, str],
         held: IO[bytes],
-        grace: float = 10.0,
+        grace: float = 8.0,
     ) -> None:
         """Start it: ``prepare`` commands run one after the other, then ``processes`` (name -> command) side by side.
 
@@ -104,15 +104,19 @@ def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None
 
 
 def _end(started: Iterable[subprocess.Popen[bytes]], grace: float) -> None:
-    """TERM to everything of the sessions, time to leave, KILL for the rest, until nothing is left."""
+    """TERM to everything of the sessions, twice, time to leave, KILL for the rest, until nothing is left."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # impatience must not cut this short
     children = list(started)
     sessions = [child.pid for child in children]
-    _signal(_members(sessions), signal.SIGTERM)
-    deadline = time.monotonic() + grace
-    while (left := _members(sessions)) and time.monotonic() < deadline:
-        time.sleep(_POLL_SECONDS / 3)
+    # A second TERM means "do not wait for what you still have to do" to the scheduler and the API server.
+    for _ in range(2):
+        left = _members(sessions)
+        _signal(left, signal.SIGTERM)
+        deadline = time.monotonic() + grace / 2
+        while left and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS / 3)
+            left = _members(sessions)
     while left:
         _signal(left, signal.SIGKILL)
         time.sleep(_POLL_SECONDS / 3)

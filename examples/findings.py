@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from pipeline.ledger import Ledger
     from pipeline.reports import Decision, DriftReport, Manifest, PerformanceReport, Promotion
 
-_HEADER = ("interval", "rows", "quarantined", "drift", "metric", "model")
-
 
 @dataclass(frozen=True, slots=True)
 class Findings:
@@ -78,7 +76,7 @@ def progress(findings: Findings, interval: Interval, seconds: float) -> str:
 
 def table(findings: Findings) -> list[str]:
     """One line per interval, under a header."""
-    rows = [_HEADER]
+    rows = [("interval", "rows", "quarantined", "drift", str(findings.job.metric), "model")]
     for interval in findings.intervals:
         manifest = findings.manifests.get(interval.start)
         performance = findings.performance.get(interval.start)
@@ -92,7 +90,7 @@ def table(findings: Findings) -> list[str]:
                 f"v{manifest.model_version}" if manifest else "-",
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
@@ -143,6 +141,7 @@ def unmet(findings: Findings, change: datetime) -> list[str]:
     alarms = sorted(s for s, d in findings.drift.items() if d.verdict == "drift")
     fired = [d.at for d in findings.decisions if d.kind == "trigger" and d.outcome == "fire" and d.at > change]
     passed = [d for d in findings.decisions if d.kind == "gate" and d.outcome == "promote"]
+    last = findings.drift.get(findings.intervals[-1].start)
     expectations = {
         "rows were quarantined": any(m.rows_quarantined for m in findings.manifests.values()),
         "no drift verdict before the world changed": not any(start < change for start in alarms),
@@ -150,7 +149,7 @@ def unmet(findings: Findings, change: datetime) -> list[str]:
         "a challenger trained after the change": bool(fired),
         "the challenger passed the gate": bool(passed),
         "the challenger was promoted": findings.replacement is not None,
-        "no drift any more at the end": findings.drift[findings.intervals[-1].start].verdict == "stable",
+        "no drift any more at the end": last is not None and last.verdict == "stable",
     }
     failed = [text for text, is_met in expectations.items() if not is_met]
     return [f"not true: {text}" for text in failed] + (

@@ -2,137 +2,70 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import sys
-from datetime import timedelta
-from pathlib import Path
+import traceback
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from pipeline import jobfile
+from pipeline import arguments, jobfile
+from pipeline.arguments import WrongUsage
 from pipeline.errors import InvalidJob, InvalidRequest, PipelineError
-from pipeline.intervals import format_instant, parse_instant
+from pipeline.intervals import format_instant
 from pipeline.job import JobSpec
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Sequence
     from datetime import datetime
+    from pathlib import Path
 
+    from pipeline.reports import Decision, DriftReport, Manifest
     from pipeline.runtime import Runtime
 
 # A command returns the object that --json prints, and the lines for people.
 Answer = tuple[dict[str, Any], list[str]]
+_INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 success, 2 wrong usage, 65 terminal error, 75 transient error."""
-    arguments = _parser().parse_args(argv)
+    """Run one command and return its exit code; ``argv`` defaults to the program's arguments.
+
+    0 success, 65 terminal error, 70 unexpected error (with its traceback on stderr), 75 transient error, 130 interrupted.
+    Wrong usage raises ``SystemExit(2)``. With ``--json`` stdout gets exactly one JSON object, whatever happens; it has the
+    keys ``error`` and ``message`` when the command failed. Everything else goes to stderr.
+    """
+    given = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        answer, lines = arguments.command(arguments)
+        asked = arguments.parser().parse_args(given)
+        # What libraries print must not end up between the lines, or in the JSON object, that somebody reads.
+        with redirect_stdout(sys.stderr):
+            answer, lines = _COMMANDS[asked.command](asked)
+    except WrongUsage as error:
+        _fail(given, {"error": "WrongUsage", "message": str(error)}, error.shown)
+        raise SystemExit(2) from None
     except PipelineError as error:
-        if arguments.json:
-            print(json.dumps(error.attrs()))
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        _fail(given, error.attrs(), f"{type(error).__name__}: {error}")
         return error.exit_code
-    print(json.dumps(answer) if arguments.json else "\n".join(lines))
+    except KeyboardInterrupt:
+        _fail(given, {"error": "Interrupted", "message": "interrupted"}, "interrupted")
+        return _INTERRUPTED
+    except Exception as error:
+        traceback.print_exc()
+        what = f"{type(error).__name__}: {error}"
+        advice = "this is a defect of the program; run the same command again, and report it with the lines above"
+        _fail(given, {"error": type(error).__name__, "message": what, "next_step": advice}, f"{what}; {advice}")
+        return PipelineError.exit_code
+    print(json.dumps(answer) if asked.json else "\n".join(lines))
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="pipeline", description="Unattended batch inference, one YAML file per job.")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-
-    def command(name: str, run: Callable[[argparse.Namespace], Answer], text: str, job: str = "JOB") -> Any:
-        sub = commands.add_parser(name, help=text, description=text)
-        sub.set_defaults(command=run)
-        sub.add_argument("--json", action="store_true", help="print one JSON object on stdout")
-        if job:
-            sub.add_argument(
-                "job", metavar=job, nargs="?" if job.startswith("[") else None, help="job name, or path of its file"
-            )
-        return sub
-
-    init = command("init", _init, "Read the data and write a complete, commented job file.", job="NAME")
-    init.add_argument("--features", required=True, metavar="URI", help="root of the feature Parquet")
-    init.add_argument("--labels", metavar="URI", help="root of the label Parquet (default: the features)")
-    init.add_argument("--key", required=True, type=_names, metavar="COL[,COL]", help="columns that identify a row")
-    init.add_argument("--time", required=True, metavar="COL", help="event time column")
-    init.add_argument("--label", required=True, metavar="COL", help="column of the observed outcome")
-    init.add_argument("--task", required=True, choices=("binary", "multiclass", "regression"))
-    init.add_argument("--interval", required=True, metavar="1h|1d|1mo", help="length of a data interval")
-    arrival = init.add_mutually_exclusive_group()
-    arrival.add_argument("--available-at", metavar="COL", help="column with the instant at which a label became known")
-    arrival.add_argument("--delay", type=_duration, metavar="P1D", help="a label is known this long after the event")
-    init.add_argument("--exclude", type=_names, default=(), metavar="COL,...", help="columns that are no features")
-    init.add_argument("--out", type=Path, metavar="FILE", help="where to write (default: NAME.yaml in PIPELINE_JOBS)")
-
-    command("check", _check, "Validate job files; reports every problem at once.", job="[JOB]")
-    command("schema", _schema, "Print the JSON Schema of the job file.", job="")
-    command("status", _status, "Show champion, latest interval, drift and performance.", job="[JOB]")
-    command("explain", _explain, "Tell one recorded decision with its numbers.", job="").add_argument(
-        "id", metavar="ID"
-    )
-
-    score = command("score", _score, "Plan, validate, score and publish; prints the manifest.")
-    _span(score)
-    score.add_argument("--model", type=_model, default="as_of", metavar="as_of|current|VERSION")
-    _span(command("monitor", _monitor, "Drift report and verdict of published intervals."))
-    evaluate = command("evaluate", _evaluate, "Realised performance on matured intervals.")
-    evaluate.add_argument("--as-of", required=True, type=_instant, metavar="T")
-
-    retrain = command("retrain", _retrain, "Train on what was known at T, register, gate, promote if allowed.")
-    retrain.add_argument("--as-of", required=True, type=_instant, metavar="T")
-    retrain.add_argument("--bootstrap", action="store_true", help="make the very first champion")
-    retrain.add_argument("--reason", default="", metavar="TEXT")
-    promote = command("promote", _promote, "Make a registered version the champion.")
-    promote.add_argument("--version", required=True, type=int, metavar="N")
-    promote.add_argument("--reason", required=True, metavar="TEXT")
-    promote.add_argument("--at", type=_instant, metavar="T", help="instant from which it counts (default: now)")
-    rollback = command("rollback", _rollback, "Go back to the previous champion.")
-    rollback.add_argument("--reason", required=True, metavar="TEXT")
-    rollback.add_argument("--restate", action="store_true", help="republish the partitions that it had scored")
-
-    replay = command("replay", _replay, "Run the whole loop over history in simulated time.")
-    replay.add_argument("--from", dest="start", required=True, type=_instant, metavar="T")
-    replay.add_argument("--to", dest="end", required=True, type=_instant, metavar="T")
-    replay.add_argument("--policy", choices=("closed_loop", "frozen", "always"), default="closed_loop")
-    replay.add_argument(
-        "--workspace", type=Path, metavar="DIR", help="where everything is written (default: under home)"
-    )
-    replay.add_argument("--out", type=Path, metavar="FILE", help="also write the JSON report to this file")
-    return parser
-
-
-def _span(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--start", required=True, type=_instant, metavar="T", help="start of the first interval")
-    sub.add_argument("--end", type=_instant, metavar="T", help="end of the last interval (default: one interval)")
-
-
-def _instant(text: str) -> datetime:
-    return parse_instant(text)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _duration(text: str) -> timedelta:
-    try:
-        return TypeAdapter(timedelta).validate_python(text)
-    except ValidationError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an ISO 8601 duration such as P1D or PT6H") from None
-
-
-def _model(text: str) -> Any:
-    if text in ("as_of", "current"):
-        return text
-    if text.isdigit() and int(text) > 0:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is neither as_of, nor current, nor a version number")
+def _fail(given: Sequence[str], answer: dict[str, str], line: str) -> None:
+    if "--json" in given:
+        print(json.dumps(answer))
+    print(line, file=sys.stderr)
 
 
 def _open() -> Runtime:
@@ -210,35 +143,81 @@ def _schema(args: argparse.Namespace) -> Answer:
 
 def _status(args: argparse.Namespace) -> Answer:
     with _open() as runtime:
-        jobs = [runtime.job(args.job)] if args.job else list(jobfile.load_all(runtime.settings.jobs)[0].values())
+        broken: list[str] = []
+        if args.job:
+            jobs = [runtime.job(args.job)]
+        else:
+            good, bad = jobfile.load_all(runtime.settings.jobs)
+            jobs, broken = list(good.values()), [str(file.error()) for file in bad]
         rows = [runtime.status(job) for job in jobs]
-    lines = [
-        f"{r['job']}: champion {r['champion'] or '-'}, published {r['intervals']} intervals to {r['latest'] or '-'}, "
-        f"drift {r['drift'] or '-'}, {r['metric']} {r['value'] if r['value'] is not None else '-'}"
-        for r in rows
-    ]
-    return {"jobs": rows}, lines or ["no job"]
+    lines = []
+    for r in rows:
+        since = f" since {r['since']}" if r["since"] else ""
+        lines.append(
+            f"{r['job']}: champion {r['champion'] or '-'}{since}, {r['intervals']} intervals published to {r['latest'] or '-'}, "
+            f"drift {r['drift'] or '-'}, {r['metric']} {'-' if r['value'] is None else format(r['value'], '.4g')} "
+            f"({r['performance'] or '-'})"
+        )
+        lines += [f"  {d['at']}  {d['outcome']}  {d['id']}" for d in r["decisions"]] if args.job else []
+    for problem in broken:
+        print(f"not a valid job: {problem}", file=sys.stderr)
+    return {"jobs": rows, "invalid": broken}, lines or [f"no valid job in {runtime.settings.jobs}"]
 
 
 def _explain(args: argparse.Namespace) -> Answer:
     with _open() as runtime:
         decision = runtime.explain(args.id)
-    numbers = [f"  {name}: {value}" for name, value in decision.details.items()]
-    return decision.model_dump(mode="json"), [
-        f"{decision.id}: {decision.kind} of {decision.job} at {format_instant(decision.at)}: {decision.outcome}",
-        decision.reason,
-        *numbers,
+        others = runtime.made_with(decision)
+    lines = [_sentence(decision), decision.reason, *_numbers(decision)]
+    lines += [f"At the same time: {_sentence(other)} ({other.id})" for other in others]
+    return {**decision.model_dump(mode="json"), "made_with": [other.id for other in others], "story": lines}, lines
+
+
+def _sentence(decision: Decision) -> str:
+    """What was decided, in one sentence."""
+    at, job, d = format_instant(decision.at), decision.job, decision.details
+    if decision.kind == "trigger":
+        verb = "started a training" if decision.outcome == "fire" else "did not start a training"
+        return f"At {at} the policy of job {job} {verb}{'' if d['cause'] == 'none' else ' (' + d['cause'] + ')'}."
+    if decision.kind == "gate":
+        found = {
+            "promote": "and found it better",
+            "keep": "and did not find it better",
+            "insufficient_data": "but had too little to go by",
+        }
+        return (
+            f"At {at} the gate of job {job} compared version {d['challenger_version']} with the champion, version "
+            f"{d['champion_version']}, {found[decision.outcome]}."
+        )
+    again, instead = (" again", "withdrawn") if decision.kind == "rollback" else ("", "replaced")
+    before = f"; version {d['previous_version']} was {instead}" if d["previous_version"] else ", the first one"
+    return f"From {at} on version {d['version']} is{again} the champion of job {job}{before}."
+
+
+def _numbers(decision: Decision) -> list[str]:
+    """The numbers that a gate decision rests on, one per line."""
+    d = decision.details
+    if decision.kind != "gate" or d["gain"] is None:
+        return []
+    return [
+        f"  {d['metric']} of the champion: {d['champion']:.6g}",
+        f"  {d['metric']} of the challenger: {d['challenger']:.6g}",
+        f"  gain: {d['gain']:.6g} (positive is better), at least {d['low']:.6g} with the confidence asked for",
+        f"  labelled rows that neither had learnt from: {d['n']}",
     ]
 
 
 def _score(args: argparse.Namespace) -> Answer:
+    manifests: list[Manifest] = []
     with _open() as runtime:
         job = runtime.job(args.job)
-        manifests = []
-        for m in runtime.score(job, args.start, args.end, model=args.model, quiet=args.end is not None):
-            manifests.append(m)
-            line = f"{format_instant(m.start)}  {m.status}  {m.rows_scored} of {m.rows_in} rows by version {m.model_version}"
-            print(line, file=sys.stderr)
+        try:
+            for m in runtime.score(job, args.start, args.end, model=args.model, quiet=args.end is not None):
+                manifests.append(m)
+                line = f"{m.status}  {m.rows_scored} of {m.rows_in} rows by version {m.model_version}"
+                print(f"{format_instant(m.start)}  {line}", file=sys.stderr)
+        except PipelineError as error:
+            raise _after(error, len(manifests), "published") from error
     dumped = [m.model_dump(mode="json") for m in manifests]
     lines = [
         f"{m.path}  {m.rows_scored} scored, {m.rows_quarantined} quarantined {m.reasons or ''}".rstrip()
@@ -247,9 +226,20 @@ def _score(args: argparse.Namespace) -> Answer:
     return (dumped[0] if args.end is None else {"manifests": dumped}), lines
 
 
+def _after(error: PipelineError, done: int, what: str) -> PipelineError:
+    """The error of a later interval, which also says what had been done before it."""
+    left = f"{error.left_behind}; {done} interval(s) before this one are {what}" if done else error.left_behind
+    return type(error)(error.what, expected=error.expected, got=error.got, left_behind=left, next_step=error.next_step)
+
+
 def _monitor(args: argparse.Namespace) -> Answer:
+    reports: list[DriftReport] = []
     with _open() as runtime:
-        reports = list(runtime.monitor(runtime.job(args.job), args.start, args.end, quiet=args.end is not None))
+        try:
+            for report in runtime.monitor(runtime.job(args.job), args.start, args.end, quiet=args.end is not None):
+                reports.append(report)
+        except PipelineError as error:
+            raise _after(error, len(reports), "monitored") from error
     dumped = [r.model_dump(mode="json") for r in reports]
     lines = [f"{format_instant(r.start)}  {r.verdict}  {r.reason}  {r.report_uri}" for r in reports]
     return (dumped[0] if args.end is None else {"reports": dumped}), lines
@@ -268,7 +258,8 @@ def _retrain(args: argparse.Namespace) -> Answer:
     with _open() as runtime:
         report = runtime.retrain(runtime.job(args.job), args.as_of, bootstrap=args.bootstrap, reason=args.reason)
     version = f"version {report.model.version}" if report.model else "no version"
-    return report.model_dump(mode="json"), [f"{version}: {report.outcome}", report.reason]
+    ids = [f"pipeline explain {id} tells more" for id in report.decision_ids]
+    return report.model_dump(mode="json"), [f"{version}: {report.outcome}", report.reason, *ids]
 
 
 def _promote(args: argparse.Namespace) -> Answer:
@@ -316,3 +307,19 @@ def _replay(args: argparse.Namespace) -> Answer:
         f"{metric['name']} {metric['mean']}, {report['alerts']} alerts, {report['retrains']} retrains, "
         f"{report['promotions']} promotions, {report['seconds']} s",
     ]
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], Answer]] = {
+    "init": _init,
+    "check": _check,
+    "schema": _schema,
+    "status": _status,
+    "explain": _explain,
+    "score": _score,
+    "monitor": _monitor,
+    "evaluate": _evaluate,
+    "retrain": _retrain,
+    "promote": _promote,
+    "rollback": _rollback,
+    "replay": _replay,
+}

@@ -29,7 +29,7 @@ _MIN_CODES = 2
 
 
 class Detector(Protocol):
-    """A backend of two-sample tests."""
+    """A backend of two-sample tests: Kolmogorov-Smirnov for numbers, Pearson's chi-squared for categories."""
 
     name: DetectorName
 
@@ -54,7 +54,7 @@ class ScipyDetector:
     name: DetectorName = "scipy"
 
     def p_values(self, reference: Sample, current: Sample, kinds: Kinds) -> dict[str, float | None]:
-        """See `Detector.p_values`."""
+        """The p-values that `Detector.p_values` promises."""
         from scipy.stats import chi2_contingency, ks_2samp
 
         def kolmogorov_smirnov(reference: Array, current: Array) -> float:
@@ -100,7 +100,7 @@ class AlibiDetector:
         self._tests: dict[Kind, _Test] = {"number": kolmogorov_smirnov, "category": chi_squared}
 
     def p_values(self, reference: Sample, current: Sample, kinds: Kinds) -> dict[str, float | None]:
-        """See `Detector.p_values`."""
+        """The p-values that `Detector.p_values` promises."""
         return _test_columns(reference, current, kinds, self._tests)
 
 

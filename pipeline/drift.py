@@ -288,8 +288,8 @@ def _judge_window(policy: Drift, rows: int, columns: list[ColumnDrift]) -> tuple
     share = moved / len(features) if features else 0.0
     verdict: Verdict = "drift" if predictions or (moved and share >= policy.share) else "stable"
     reason = (
-        f"{moved} of {len(features)} testable feature columns drifted ({share:.0%}, limit {policy.share:.0%}) "
-        f"and {len(predictions)} prediction columns, in {rows} rows"
+        f"{moved} of {len(features)} testable feature columns drifted ({share:.0%}, limit {policy.share:.0%})"
+        f"{' and the predictions did' if predictions else ''} in {rows} rows"
     )
     worst = sorted(drifted or judged, key=_severity, reverse=True)[: _NAMED_COLUMNS if drifted else 1]
     named = "; ".join(f"{column.column}: {column.reason}" for column in worst)

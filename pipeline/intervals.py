@@ -160,6 +160,15 @@ def granule(template: str) -> Cadence | None:
     return Cadence.parse("12mo") if "%Y" in template else None
 
 
+def mixes_intervals(template: str, cadence: Cadence) -> bool:
+    """Whether a folder of the template may hold more than one interval of the cadence; always without any time in it."""
+    step = granule(template)
+    if step is None:
+        return True
+    units = ("m", "h", "d", "w", "mo")
+    return (units.index(step.unit), step.count) > (units.index(cadence.unit), cadence.count)
+
+
 def partitions(template: str, span: Interval) -> list[str]:
     """The partition strings of ``template`` that overlap ``span``, in order; ``[""]`` for a template without time."""
     step = granule(template)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import AwareDatetime, Field, field_validator, model_validator
 
-from pipeline.intervals import Cadence, Interval, granule
+from pipeline.intervals import Cadence, Interval, mixes_intervals
 from pipeline.policies import METRICS, Checks, Drift, MetricName, Model, Name, Performance, Promote, Retrain, Task
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ OUTPUT_COLUMNS = ("prediction", "score", "model_version")
 
 
 class Schedule(Model):
-    """When the job runs."""
+    """When the job runs, and on which grid its data intervals lie."""
 
     interval: str = Field(description="Length of a data interval: 15m, 1h, 6h, 1d, 1w or 1mo. Interval ends are UTC.")
     start: AwareDatetime = Field(description="Start of the first data interval; must lie on the interval grid.")
@@ -51,7 +51,7 @@ class Schedule(Model):
 
 
 class Column(Model):
-    """One feature column."""
+    """One input column of the model, and how its values are read."""
 
     type: Literal["number", "category", "boolean"] = Field(
         description="number: integer or float; category: text or integer codes; boolean: true/false."
@@ -130,7 +130,7 @@ class ModelSpec(Model):
 
 
 class Output(Model):
-    """Where results go."""
+    """Where results go, and how long superseded ones are kept."""
 
     uri: str | None = Field(
         default=None, description="Root of the job's data sets; default: outputs/<job> under PIPELINE_HOME."
@@ -208,32 +208,28 @@ class JobSpec(Model):
 
     @property
     def model_name(self) -> str:
-        """The registered model's name."""
+        """The registered model's name: ``model.name``, or else the job's."""
         return self.model.name or self.name
 
     @property
     def metric(self) -> MetricName:
-        """The metric that decides."""
+        """The metric that decides: ``performance.metric``, or else the first one of the task."""
         return self.performance.metric or METRICS[self.task][0]
 
     @property
     def feature_partition(self) -> str:
-        """The strftime template of feature folders."""
+        """The strftime template of feature folders: as declared, or else by interval."""
         return self.cadence.partition if self.features.partition is None else self.features.partition
 
     @property
     def label_partition(self) -> str:
-        """The strftime template of label folders."""
+        """The strftime template of label folders: as declared, or else that of the features."""
         return self.feature_partition if self.labels.partition is None else self.labels.partition
 
     @property
     def filters_by_time(self) -> bool:
-        """Whether one input folder holds more than one interval, so that rows are selected by event time."""
-        step = granule(self.feature_partition)
-        if step is None:
-            return True
-        start = self.schedule.start
-        return step.next(step.floor(start)) > self.cadence.next(start)
+        """Whether one input folder may hold rows of more than one interval, so that rows are selected by event time."""
+        return mixes_intervals(self.feature_partition, self.cadence)
 
     def interval(self, start: datetime) -> Interval:
         """The data interval that starts at ``start``; raises ``ValueError`` when it is off the schedule's grid."""

@@ -40,7 +40,7 @@ def page(title: str, lead: str, sections: Iterable[str]) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table; floats are shown with four significant digits, ``None`` as a dash, verdicts in their colour."""
+    """An HTML table: floats are shown with four significant digits, ``None`` as a dash, verdicts in their colour."""
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     body = "".join(f"<tr>{''.join(_cell(value) for value in row)}</tr>\n" for row in rows)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>\n'
@@ -57,7 +57,7 @@ def _cell(value: object) -> str:
 
 
 def drift_page(report: DriftReport) -> str:
-    """The page of one drift report: the verdict first, then every column, the most moved ones on top."""
+    """The HTML page of one drift report: the verdict first, then every column, the most moved ones on top."""
     ranked = sorted(
         report.columns, key=lambda c: (c.verdict != "drift", -((c.effect or 0.0) / max(c.threshold, 1e-12)))
     )
@@ -101,7 +101,7 @@ def drift_page(report: DriftReport) -> str:
 
 
 def gate_page(job: str, as_of: str, trigger: TriggerDecision, challenger: ModelRef, gate: GateDecision) -> str:
-    """The page of one comparison of challenger and champion."""
+    """The HTML page of one comparison of challenger and champion: the decision, its reason and its numbers."""
     numbers = table(
         ["outcome", "metric", "champion", "challenger", "gain", "lower bound", "rows"],
         [(gate.outcome, gate.metric, gate.champion, gate.challenger, gate.gain, gate.low, gate.n)],

@@ -125,7 +125,7 @@ class Drift(Model):
 
 
 class Performance(Model):
-    """How realised performance is judged."""
+    """How realised performance is measured and from which loss on it counts as degraded."""
 
     metric: MetricName | None = Field(
         default=None,
@@ -183,7 +183,7 @@ class Retrain(Model):
 
 
 class Promote(Model):
-    """When a challenger replaces the champion."""
+    """When a challenger replaces the champion: the evidence that the gate asks for."""
 
     mode: Literal["disabled", "dry_run", "enabled"] = Field(
         default="dry_run",

@@ -10,7 +10,14 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.errors import InvalidRequest, LabelsOverdue, NoData, NotEnoughLabels
+from pipeline.errors import (
+    ContractViolation,
+    InvalidRequest,
+    LabelsOverdue,
+    NoData,
+    NotEnoughLabels,
+    TooManyQuarantined,
+)
 from pipeline.intervals import Interval, format_instant
 from pipeline.policies import HIGHER_IS_BETTER
 from pipeline.reports import TriggerDecision
@@ -63,8 +70,9 @@ def replay(
 
     ``closed_loop`` lets the job's own policy train and promote; ``frozen`` keeps the first champion; ``always``
     trains and promotes whenever the labels of a month are complete. Training that is not allowed or not possible
-    leaves the champion in place. Raises what bootstrapping at ``start`` raises; `InvalidRequest` when ``workspace`` holds
-    something else.
+    leaves the champion in place; an interval whose input is missing or refused is named under ``skipped``, and life goes
+    on, as it does in Airflow. ``progress`` gets one line per interval. Raises what bootstrapping at ``start`` raises, and
+    `InvalidRequest` when ``workspace`` holds something else.
     """
     lived = intervals(job, start, end)
     _prepare(workspace)
@@ -89,7 +97,7 @@ def replay(
         clock.now = lived[-1].end + job.labels.mature_after
         try:
             runtime.evaluate(job, clock.now)
-        except LabelsOverdue as error:
+        except (LabelsOverdue, ContractViolation) as error:
             progress(str(error))
         return _summary(runtime, job, policy, course, time.perf_counter() - began)
 
@@ -114,21 +122,21 @@ def _live(runtime: Runtime, job: JobSpec, interval: Interval, policy: Policy, co
     label = format_instant(interval.start)
     try:
         (manifest,) = runtime.score(job, interval.start)
-    except NoData as error:
+    except (NoData, ContractViolation, TooManyQuarantined) as error:
         course.skipped.append(label)
         return f"{label}  {error}"
     course.manifests.append(manifest)
     (drift,) = runtime.monitor(job, interval.start)
     try:
-        evaluated = runtime.evaluate(job, interval.end)
-    except LabelsOverdue:
-        evaluated = []
+        evaluated, trouble = runtime.evaluate(job, interval.end), ""
+    except (LabelsOverdue, ContractViolation) as error:
+        evaluated, trouble = [], str(error)
     course.alerts += (drift.verdict == "drift") + sum(r.verdict == "drift" for r in evaluated)
     acted = _act(runtime, job, interval, policy, course)
     value = f"{job.metric} {evaluated[-1].value:.4g}" if evaluated and evaluated[-1].value is not None else ""
     return (
         f"{label}  {manifest.rows_scored} scored, {manifest.rows_quarantined} quarantined, version "
-        f"{manifest.model_version}, {drift.verdict}  {value}  {acted}"
+        f"{manifest.model_version}, {drift.verdict}  {value}  {acted}  {trouble}"
     ).rstrip()
 
 
@@ -143,7 +151,7 @@ def _act(runtime: Runtime, job: JobSpec, interval: Interval, policy: Policy, cou
     course.retrains += 1
     try:
         report = runtime.retrain(job, as_of, trigger=trigger, force=policy == "always")
-    except NotEnoughLabels as error:
+    except (NotEnoughLabels, ContractViolation) as error:
         return str(error)
     course.promotions += report.outcome == "promoted"
     return f"retrained ({trigger.cause}): {report.outcome}"

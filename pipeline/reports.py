@@ -27,7 +27,7 @@ class Report(BaseModel):
 
 
 class ModelRef(Report):
-    """One immutable model version."""
+    """One immutable version of a registered model, with the digest that proves it."""
 
     name: str
     version: int
@@ -61,7 +61,7 @@ class ScoringPlan(Report):
 
 
 class ExpectationResult(Report):
-    """Outcome of one batch expectation."""
+    """What one batch expectation found, and whether a failure stops the partition."""
 
     type: str
     column: str | None
@@ -118,7 +118,7 @@ class Manifest(Report):
 
 
 class ColumnDrift(Report):
-    """How far one column moved from the reference."""
+    """How far one column moved from the reference; shares are fractions of the rows."""
 
     column: str
     role: Literal["feature", "prediction"]
@@ -136,7 +136,7 @@ class ColumnDrift(Report):
 
 
 class DriftReport(Report):
-    """The drift verdict of one interval."""
+    """The drift verdict of one interval, with the evidence for every column."""
 
     job: str
     start: AwareDatetime
@@ -162,7 +162,7 @@ class SliceMetric(Report):
 
 
 class PerformanceReport(Report):
-    """Realised performance of one matured interval."""
+    """Realised performance of one matured interval, in the units of its metrics."""
 
     job: str
     start: AwareDatetime
@@ -223,7 +223,7 @@ class Decision(Report):
 
 
 class Promotion(Report):
-    """One move of the champion alias."""
+    """One move of the champion alias, forwards or back, and the decision behind it."""
 
     job: str
     model: ModelRef
@@ -265,10 +265,13 @@ class RegisteredModel(Report):
     train_start: AwareDatetime
     train_end: AwareDatetime
     holdout_end: AwareDatetime
+    left_out: dict[str, str] = Field(
+        default_factory=dict, description="Intervals of the training history that could not be read: start -> problem."
+    )
 
 
 class RetrainReport(Report):
-    """What one call of retrain did."""
+    """What one call of retrain did: the trigger, the version, the comparison, and what became of it."""
 
     job: str
     as_of: AwareDatetime

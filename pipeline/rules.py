@@ -193,7 +193,7 @@ def _is_utf8(value: bytes) -> bool:
 
 
 def plain(column: Any) -> Any:
-    """The column without dictionary encoding."""
+    """The column without dictionary encoding: the values themselves, null for null."""
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 

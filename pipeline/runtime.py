@@ -16,7 +16,7 @@ from pipeline.ledger import Ledger
 from pipeline.registry import Registry
 from pipeline.reports import TriggerDecision
 from pipeline.settings import Settings
-from pipeline.steps import evaluate, monitor, plan, promote, restate, retrain, score
+from pipeline.steps import champion, evaluate, monitor, plan, promote, restate, retrain, score
 from pipeline.steps.context import JobContext
 from pipeline.storage import Storage
 
@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 # A staged file younger than this may belong to a run that is still going.
 _STAGING_AGE = timedelta(hours=24)
 _LOOKBACK = 100
+_SHOWN_DECISIONS = 5
 
 
 def utc_now() -> datetime:
-    """The wall clock: aware UTC."""
+    """The present instant of the wall clock, aware and in UTC."""
     return datetime.now(UTC)
 
 
@@ -64,7 +65,7 @@ class Runtime:
         self.close()
 
     def close(self) -> None:
-        """Give back database connections."""
+        """Give back database connections; the runtime must not be used afterwards."""
         self.ledger.close()
 
     def job(self, name: str) -> JobSpec:
@@ -72,7 +73,7 @@ class Runtime:
         return jobfile.find(name, self.settings.jobs)
 
     def context(self, job: JobSpec) -> JobContext:
-        """What the steps of one job work with."""
+        """What the steps of one job work with: the job, the root of its outputs, and the opened adapters."""
         output = job.output.uri or str(self.settings.home / "outputs" / job.name)
         return JobContext(job, output, self.storage, self.ledger, self.registry)
 
@@ -85,7 +86,12 @@ class Runtime:
         model: ModelPolicy = "as_of",
         quiet: bool = False,
     ) -> Iterator[Manifest]:
-        """Score and publish every interval from ``start`` to ``end`` (default: one interval), oldest first."""
+        """Score and publish every interval from ``start`` to ``end`` (default: one interval), oldest first.
+
+        ``model`` is ``as_of`` (the champion at each interval's end), ``current`` or a version; ``quiet`` marks a backfill.
+        Yields each manifest as soon as it is published, and raises what `pipeline.steps.plan` and
+        `pipeline.steps.score` raise for the first interval that fails; those before it stay published.
+        """
         ctx = self.context(job)
         for interval in intervals(job, start, end):
             yield score.score(ctx, plan.plan(ctx, interval, model=model, quiet=quiet))
@@ -93,17 +99,23 @@ class Runtime:
     def monitor(
         self, job: JobSpec, start: datetime, end: datetime | None = None, *, quiet: bool = False
     ) -> Iterator[DriftReport]:
-        """The drift reports of every interval from ``start`` to ``end`` (default: one interval), oldest first."""
+        """The drift reports of every interval from ``start`` to ``end`` (default: one interval), oldest first.
+
+        ``quiet`` reports, of a backfill, never lead to a training. Raises what `pipeline.steps.monitor` raises.
+        """
         ctx = self.context(job)
         for interval in intervals(job, start, end):
             yield monitor.monitor(ctx, interval, quiet=quiet)
 
     def evaluate(self, job: JobSpec, as_of: datetime, *, quiet: bool = False) -> list[PerformanceReport]:
-        """Realised performance of the intervals that matured by ``as_of`` since the last call."""
+        """Realised performance of the intervals that matured by ``as_of`` and were not measured yet, oldest first.
+
+        ``quiet`` reports, of a backfill, never lead to a training. Raises what `pipeline.steps.evaluate` raises.
+        """
         return evaluate.evaluate(self.context(job), as_of, quiet=quiet)
 
     def decide(self, job: JobSpec, as_of: datetime) -> TriggerDecision:
-        """The recorded decision whether to train at ``as_of``."""
+        """The recorded decision whether to train at ``as_of``; raises `NoChampion` before the first promotion."""
         return retrain.decide(self.context(job), as_of)
 
     def retrain(
@@ -119,13 +131,15 @@ class Runtime:
         """Train on what was known at ``as_of``, register, gate, and promote if proven and allowed.
 
         ``trigger`` is the decision that led here; without one the call counts as manual and is recorded with
-        ``reason``. ``bootstrap`` makes the first champion. ``force`` promotes without the gate.
+        ``reason``. ``bootstrap`` makes the first champion. ``force`` promotes without the gate. Raises `NotEnoughLabels`,
+        `TrainerFailed`, `NoChampion` (without ``bootstrap``, before the first promotion), `InvalidRequest` (a bootstrap
+        after it) and `AliasConflict`.
         """
         ctx = self.context(job)
         if bootstrap:
             retrain.require_champion_absent(ctx, as_of)
         else:
-            plan.resolve(ctx, Interval(job.cadence.shift(job.cadence.floor(as_of), -1), as_of), "as_of")
+            champion.at(ctx, as_of)
         if trigger is None:
             trigger = TriggerDecision(
                 fire=True,
@@ -136,40 +150,59 @@ class Runtime:
         return promote.consider(ctx, as_of, trigger, retrain.train(ctx, as_of), force=force)
 
     def promote(self, job: JobSpec, version: int, reason: str, at: datetime | None = None) -> Promotion:
-        """Make ``version`` the champion from ``at`` (default: now) on."""
+        """Make ``version`` the champion from ``at`` (default: now) on, over all promotions recorded before.
+
+        Raises `InvalidRequest` for an unknown version, the champion itself, or an ``at`` before the version was trained.
+        """
         return promote.promote(self.context(job), at or self.clock(), version, reason)
 
     def rollback(self, job: JobSpec, reason: str, *, restated: bool = False) -> tuple[Promotion, list[Manifest]]:
-        """Go back to the previous champion; with ``restated`` also republish what the withdrawn one had scored.
+        """Go back to the champion before the present one; with ``restated`` also republish what the withdrawn one had scored.
 
         Without restating the move takes effect now; with it, it takes effect when the withdrawn promotion did, so that
-        later backfills agree with the restated partitions.
+        later backfills agree with the restated partitions. Each call goes one champion further back, but a call with
+        ``restated`` first finishes the last rollback: while partitions of the version that it withdrew are still
+        published, they are restated and nothing further is withdrawn. Raises `InvalidRequest` without an earlier champion.
         """
         ctx = self.context(job)
-        withdrawn, version = promote.previous_champion(ctx)
-        manifests = restate.affected(ctx, withdrawn.model.version, withdrawn.effective_at) if restated else []
+        undone = champion.withdrawn(ctx) if restated else None
+        manifests = restate.affected(ctx, undone.model.version, undone.effective_at) if undone else []
+        if undone and manifests:
+            withdrawn, back = undone, champion.current(ctx)
+        else:
+            withdrawn, standing = champion.withdrawable(ctx)
+            back = standing.model
+            manifests = restate.affected(ctx, withdrawn.model.version, withdrawn.effective_at) if restated else []
         at = withdrawn.effective_at if restated else self.clock()
-        done = promote.act(ctx, at, ctx.registered(version).model, reason, "rollback")
-        return done, restate.restate(ctx, manifests, version)
+        done = champion.move(ctx, at, back, reason, "rollback")
+        return done, restate.restate(ctx, manifests, back.version)
 
     def status(self, job: JobSpec) -> dict[str, Any]:
-        """The state of one job at a glance, from the ledger alone."""
-        promotions = self.ledger.promotions(job.name)
-        manifests = self.ledger.manifests(job.name)
+        """The state of one job at a glance, from the ledger alone: a JSON-ready object.
+
+        ``champion`` is the version in effect now, ``latest`` the start of the latest published interval with its rows,
+        ``decisions`` the ids and outcomes of the last few decisions, newest first. What is not known is ``None``.
+        """
+        ruling = self.ledger.champion(job.name)
+        intervals, _, latest = self.ledger.published(job.name)
         drift = self.ledger.drift(job.name, last=1)
         performance = self.ledger.performance(job.name, last=1)
         return {
             "job": job.name,
-            "champion": promotions[-1].model.version if promotions else None,
-            "since": format_instant(promotions[-1].effective_at) if promotions else None,
-            "intervals": len(manifests),
-            "latest": format_instant(manifests[-1].start) if manifests else None,
-            "rows_scored": sum(m.rows_scored for m in manifests),
-            "rows_quarantined": sum(m.rows_quarantined for m in manifests),
+            "champion": ruling.model.version if ruling else None,
+            "since": format_instant(ruling.effective_at) if ruling else None,
+            "intervals": intervals,
+            "latest": format_instant(latest.start) if latest else None,
+            "rows_scored": latest.rows_scored if latest else 0,
+            "rows_quarantined": latest.rows_quarantined if latest else 0,
             "drift": drift[-1].verdict if drift else None,
             "metric": job.metric,
             "value": performance[-1].value if performance else None,
             "performance": performance[-1].verdict if performance else None,
+            "decisions": [
+                {"id": d.id, "at": format_instant(d.at), "outcome": d.outcome}
+                for d in reversed(self.ledger.decisions(job.name, last=_SHOWN_DECISIONS))
+            ],
         }
 
     def explain(self, id: str) -> Decision:
@@ -181,12 +214,17 @@ class Runtime:
                 expected="an id such as gate-1a2b3c4d5e6f",
                 got=id,
                 left_behind="nothing was changed",
-                next_step="pipeline replay and retrain print ids; so does the ledger's table 'decisions'",
+                next_step="pipeline status prints the latest ids, pipeline retrain and replay those of what they decided",
             )
         return decision
 
+    def made_with(self, decision: Decision) -> list[Decision]:
+        """The other decisions on the same job at the same instant, in order of recording: what led to it, what followed."""
+        together = self.ledger.decisions(decision.job, since=decision.at, until=decision.at)
+        return [other for other in together if other.id != decision.id]
+
     def sweep(self, job: JobSpec) -> list[str]:
-        """Delete what killed runs left in staging and superseded files past their keeping time; returns their URIs."""
+        """Delete what killed runs left in staging, and superseded files past ``output.keep_versions``; their URIs."""
         ctx, now = self.context(job), self.clock()
         removed = []
         for dataset in ("predictions", "quarantine", "monitoring/drift", "monitoring/performance"):
@@ -203,21 +241,23 @@ class Runtime:
         Looks back over at most 100 intervals, to the first published one; an interval is expected ``schedule.timeout``
         after its end.
         """
-        manifests = {m.start: m.interval for m in self.ledger.manifests(job.name)}
-        if not manifests:
+        _, first, _ = self.ledger.published(job.name)
+        if first is None:
             return []
-        end = job.cadence.floor(as_of - job.schedule.timeout)
-        start = max(min(manifests), job.cadence.shift(end, -_LOOKBACK))
+        due = as_of - job.schedule.timeout
+        end = job.cadence.floor(min(due, job.schedule.end or due))
+        start = max(first.start, job.cadence.shift(end, -_LOOKBACK))
         expected = list(job.cadence.split(Interval(start, end))) if start < end else []
-        if missing := [interval for interval in expected if interval.start not in manifests]:
-            first = format_instant(missing[0].start)
+        published = {manifest.start for manifest in self.ledger.manifests(job.name, since=start, ended_by=end)}
+        if missing := [interval for interval in expected if interval.start not in published]:
+            earliest = format_instant(missing[0].start)
             raise IntervalsMissing(
                 f"job {job.name!r}: {len(missing)} of the latest {len(expected)} intervals were never published: "
                 + ", ".join(format_instant(interval.start) for interval in missing[:10]),
                 expected=f"every interval up to {format_instant(end)}",
                 got=f"{len(expected) - len(missing)} published",
                 left_behind="all published partitions are untouched",
-                next_step=f"pipeline score {job.name} --start {first} (or clear the failed runs in Airflow)",
+                next_step=f"pipeline score {job.name} --start {earliest} (or clear the failed runs in Airflow)",
             )
         return expected
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.intervals import parse_instant
+from pipeline.intervals import format_instant, parse_instant
 from pipeline.reports import TriggerDecision
 from pipeline.runtime import Runtime
 
@@ -21,12 +21,19 @@ _NAMED = 10  # columns or intervals that a result lists by name; counts are alwa
 
 
 def score(name: str, start: datetime, *, model: str, quiet: bool) -> Json:
-    """Score one interval; returns the manifest."""
+    """Score the interval that begins at ``start``; returns the manifest and the path of its validation report.
+
+    ``model`` is ``as_of``, ``current`` or the text of a version number; ``quiet`` marks a backfill.
+    """
     with Runtime.open() as runtime:
         job = runtime.job(name)
         policy: Any = int(model) if model.isdigit() else model
         (manifest,) = runtime.score(job, start, model=policy, quiet=quiet)
-        return {**manifest.model_dump(mode="json"), "report": _report(job, manifest.start, "validation")}
+        return {
+            **manifest.model_dump(mode="json"),
+            "reasons": _most(manifest.reasons),
+            "report": _report(job, manifest.start, "validation"),
+        }
 
 
 def monitor(name: str, start: str, *, quiet: bool) -> Json:
@@ -44,14 +51,14 @@ def monitor(name: str, start: str, *, quiet: bool) -> Json:
         }
 
 
-def evaluate(name: str, as_of: str, *, quiet: bool) -> Json:
+def evaluate(name: str, as_of: datetime, *, quiet: bool) -> Json:
     """Evaluate what matured by ``as_of``; returns counts and the latest value of the job's metric."""
     with Runtime.open() as runtime:
         job = runtime.job(name)
-        reports = runtime.evaluate(job, parse_instant(as_of), quiet=quiet)
+        reports = runtime.evaluate(job, as_of, quiet=quiet)
         return {
             "job": name,
-            "as_of": as_of,
+            "as_of": format_instant(as_of),
             "quiet": quiet,
             "evaluated": len(reports),
             "degraded": sum(report.verdict == "drift" for report in reports),
@@ -60,18 +67,19 @@ def evaluate(name: str, as_of: str, *, quiet: bool) -> Json:
         }
 
 
-def decide(name: str, manual_as_of: str | None, event_as_of: str | None) -> Json | None:
+def decide(name: str, as_of: datetime | None, *, manual: bool) -> Json | None:
     """The decision that starts a training, or ``None`` when there is no cause to train.
 
-    A manual run always trains. A run that only backfills started never does.
+    A manual run always trains. A run that only backfills started (no ``as_of``) never does.
     """
-    if manual_as_of:
-        return {"as_of": manual_as_of, "trigger": None}
-    if event_as_of is None:
+    if as_of is None:
         return None
+    if manual:
+        return {"as_of": format_instant(as_of), "trigger": None}
     with Runtime.open() as runtime:
-        decision = runtime.decide(runtime.job(name), parse_instant(event_as_of))
-        return {"as_of": event_as_of, "trigger": decision.model_dump(mode="json")} if decision.fire else None
+        decision = runtime.decide(runtime.job(name), as_of)
+        trigger = decision.model_dump(mode="json")
+        return {"as_of": format_instant(as_of), "trigger": trigger} if decision.fire else None
 
 
 def retrain(name: str, decision: Json, *, bootstrap: bool, reason: str) -> Json:
@@ -94,15 +102,22 @@ def retrain(name: str, decision: Json, *, bootstrap: bool, reason: str) -> Json:
 
 
 def sweep(name: str) -> Json:
-    """Delete leftovers; returns how many files."""
+    """Delete what killed runs and superseded versions left behind; returns how many files those were."""
     with Runtime.open() as runtime:
         return {"job": name, "removed": len(runtime.sweep(runtime.job(name)))}
 
 
 def find_gaps(name: str, as_of: datetime) -> Json:
-    """Fail when intervals are missing; returns how many were expected."""
+    """Raise `IntervalsMissing` when intervals were not published in time; returns how many were expected."""
     with Runtime.open() as runtime:
         return {"job": name, "intervals": len(runtime.find_gaps(runtime.job(name), as_of))}
+
+
+def _most(reasons: dict[str, int]) -> dict[str, int]:
+    """The most frequent reasons; the rest as one, so that the rows still add up."""
+    ranked = sorted(reasons.items(), key=lambda entry: (-entry[1], entry[0]))
+    rest = sum(rows for _, rows in ranked[_NAMED:])
+    return dict(ranked[:_NAMED]) | ({"other": rest} if rest else {})
 
 
 def _report(job: JobSpec, start: datetime, name: str) -> str:

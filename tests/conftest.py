@@ -21,6 +21,8 @@ os.environ.update(
     DO_NOT_TRACK="true",
     GX_ANALYTICS_ENABLED="false",
     TRANSFORMERS_VERBOSITY="error",
+    # Two test processes with threads of their own on two cores wait for each other more than they work.
+    OMP_NUM_THREADS="1",
 )
 
 

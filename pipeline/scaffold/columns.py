@@ -126,7 +126,7 @@ class Clock:
 
 
 def judge(name: str, column: pa.ChunkedArray, clock: Clock) -> Feature | LeftOut:
-    """What to do with one column of the sample."""
+    """What to do with one column of the sample: learn from it, or leave it out with the reason."""
     kind = kind_of(column.type)
     if kind in ("time", "other"):
         return LeftOut(name, "an instant" if kind == "time" else f"{column.type} is no kind of feature")

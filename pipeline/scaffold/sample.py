@@ -74,7 +74,7 @@ class Dataset:
         return None if start is None or step is None else Interval(start, step.next(start))
 
     def schema(self, file: str) -> pa.Schema:
-        """The columns of one file."""
+        """The columns of one file, from its footer."""
         with self._opened(file) as parquet:
             return parquet.schema_arrow
 

@@ -44,7 +44,7 @@ class Findings:
 
 
 def job_file(request: Request, findings: Findings) -> str:
-    """The whole file."""
+    """The text of the whole job file, comments included."""
     features = [column for column in findings.columns if isinstance(column, Feature)]
     left_out = [column for column in findings.columns if isinstance(column, LeftOut)]
     sections = (

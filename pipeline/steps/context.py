@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pipeline.errors import InvalidRequest
+import pyarrow as pa
+
+from pipeline.errors import ContractViolation, InvalidRequest
 from pipeline.storage import Storage, Target
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pipeline.intervals import Interval
-    from pipeline.job import JobSpec
+    from pipeline.job import Column, JobSpec
     from pipeline.ledger import Ledger
     from pipeline.registry import LoadedModel, Registry
     from pipeline.reports import RegisteredModel
@@ -54,8 +56,27 @@ class JobContext:
         return registered
 
     def load(self, version: int) -> LoadedModel:
-        """The model of a version, its files verified against the digests of its registration."""
+        """The model of a version, loaded once its files have the digests of its registration; else `ModelTampered`."""
         return self.registry.load(self.registered(version), self.job.model.trusted_types)
+
+    def model_columns(self, model: LoadedModel) -> dict[str, Column]:
+        """The feature columns in the order in which the model takes them.
+
+        Raises `ContractViolation` when the job has come to declare others than the model was trained on, or another task.
+        """
+        trained = {f.name: pa.types.is_string(f.type) for f in model.reference.schema if f.name != PREDICTION}
+        declared = {name: column.type == "category" for name, column in self.job.features.columns.items()}
+        if trained == declared and bool(model.profile.classes) == (self.job.task != "regression"):
+            return {name: self.job.features.columns[name] for name in trained}
+        changed = sorted(name for name in {*trained, *declared} if trained.get(name) != declared.get(name))
+        name, version = self.job.name, model.ref.version
+        raise ContractViolation(
+            f"version {version} of model {self.job.model_name!r} was trained on other columns than job {name!r} declares now",
+            expected=f"the columns {', '.join(trained)} and the same task",
+            got=f"differences in {', '.join(changed)}" if changed else f"task {self.job.task}",
+            next_step=f"undo the change of the job file, or pipeline retrain {name} --as-of T --reason TEXT and then "
+            f"pipeline promote {name} --version N --reason TEXT",
+        )
 
     @property
     def kinds(self) -> Mapping[str, Literal["number", "category"]]:

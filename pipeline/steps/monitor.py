@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import detectors, drift, engine, pages, windows
-from pipeline.errors import InvalidRequest, NoData
+from pipeline.errors import ContractViolation, InvalidRequest, NoData
 from pipeline.intervals import format_instant
 from pipeline.reports import DriftReport
 from pipeline.steps import plan, validate
 from pipeline.steps.context import PREDICTION
-from pipeline.steps.sampling import KeySample
+from pipeline.steps.sampling import KeySample, comparable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +29,9 @@ def monitor(ctx: JobContext, interval: Interval, *, quiet: bool = False) -> Drif
     """The drift verdict of a published interval, written to ``monitoring/drift``, the ledger and an HTML page.
 
     The window's rows are read again and scored by the interval's own model, so the verdict does not depend on which
-    other intervals were published before. Raises `InvalidRequest` when the interval was not published.
+    other intervals were published before. Earlier intervals of the window whose input breaks the contract are left out,
+    and the reason says so. A backfilled interval is always judged quietly. Raises `InvalidRequest` when the interval was
+    not published, `NoData` when its input is gone, and `ContractViolation` when it no longer fits the job.
     """
     job = ctx.job
     manifest = ctx.ledger.manifest(job.name, interval)
@@ -42,7 +44,7 @@ def monitor(ctx: JobContext, interval: Interval, *, quiet: bool = False) -> Drif
         )
     model = ctx.load(manifest.model_version)
     window = windows.monitored(job, interval)
-    sample = _window_sample(ctx, window)
+    sample, left_out = _window_sample(ctx, window)
     current = columns(ctx, model, sample)
     reference = reference_columns(ctx, model)
     kinds = comparison_kinds(ctx)
@@ -69,14 +71,14 @@ def monitor(ctx: JobContext, interval: Interval, *, quiet: bool = False) -> Drif
         start=interval.start,
         end=interval.end,
         verdict=verdict,
-        reason=reason.replace(PREDICTION, "prediction"),
+        reason=f"{reason.replace(PREDICTION, 'prediction')}{left_out}",
         rows=sample.num_rows,
         window_start=window.start,
         model_version=model.ref.version,
         detector=detector.name,
         columns=named,
         report_uri=ctx.report_uri("drift", interval),
-        quiet=quiet,
+        quiet=quiet or manifest.quiet,
     )
     _publish(ctx, interval, report)
     ctx.ledger.record_drift(report)
@@ -89,8 +91,8 @@ def comparison_kinds(ctx: JobContext) -> dict[str, Literal["number", "category"]
 
 
 def columns(ctx: JobContext, model: LoadedModel, rows: pa.Table) -> Columns:
-    """Feature columns and the model's predictions of ``rows`` in the form that detectors take."""
-    frame = engine.to_frame(rows, ctx.job.features.columns)
+    """Feature columns and the model's predictions of ``rows``, one array entry per row, as `pipeline.drift.Sample`."""
+    frame = engine.to_frame(rows, ctx.model_columns(model))
     arrays: Columns = {name: frame[name].to_numpy() for name in frame.columns}
     arrays[PREDICTION] = (
         predicted(ctx, engine.predict(model.estimator, frame, ctx.job.task)) if len(frame) else np.empty(0)
@@ -99,7 +101,10 @@ def columns(ctx: JobContext, model: LoadedModel, rows: pa.Table) -> Columns:
 
 
 def predicted(ctx: JobContext, predictions: engine.Predictions) -> np.ndarray[Any, Any]:
-    """The one column that stands for the predictions: probability (binary), number (regression) or class text."""
+    """One array entry per row that stands for its prediction.
+
+    The positive class's probability (binary), the number (regression), or the class as text (multiclass).
+    """
     if ctx.job.task == "multiclass":
         return np.array([str(label) for label in predictions.labels], dtype=object)
     if predictions.scores is not None:
@@ -108,7 +113,10 @@ def predicted(ctx: JobContext, predictions: engine.Predictions) -> np.ndarray[An
 
 
 def reference_columns(ctx: JobContext, model: LoadedModel) -> Columns:
-    """The reference sample that travels with the model; predictions are known for its holdout rows only."""
+    """The reference sample that travels with the model, as `pipeline.drift.Sample`.
+
+    Predictions are known for its holdout rows only, so their array is the shorter one.
+    """
     frame = engine.to_frame(model.reference, ctx.job.features.columns)
     arrays: Columns = {name: frame[name].to_numpy() for name in frame.columns}
     held = model.reference[PREDICTION].drop_null()
@@ -116,26 +124,35 @@ def reference_columns(ctx: JobContext, model: LoadedModel) -> Columns:
     return arrays
 
 
-def _window_sample(ctx: JobContext, window: Interval) -> pa.Table:
+def _window_sample(ctx: JobContext, window: Interval) -> tuple[pa.Table, str]:
+    """At most ``drift.sample_rows`` rows of the window, and a sentence on the intervals that are not among them."""
     job = ctx.job
-    sample: KeySample | None = None
-    for part in job.cadence.split(window):
-        files = plan.input_files(ctx, part)
-        if not files:
-            continue
-        for batch in validate.accepted(ctx, part, files):
-            rows = batch.select(list(dict.fromkeys([*job.features.key, *job.features.columns])))
-            sample = sample or KeySample(job.features.key, job.drift.sample_rows, job.model.seed)
-            sample.add(rows)
-    table = sample.table() if sample else None
-    if table is None:
-        raise NoData(
-            f"job {job.name!r}: the input of {window} is gone, so its drift cannot be judged",
-            expected=f"the files that were scored, under {job.features.uri}",
-            got="no file",
-            next_step="restore the input",
-        )
-    return table
+    sample = KeySample(job.features.key, job.drift.sample_rows, job.model.seed)
+    broken: list[str] = []
+    # The monitored interval comes first: it was published, so it did fit; the earlier ones may never have.
+    for part in reversed(list(job.cadence.split(window))):
+        own = KeySample(job.features.key, job.drift.sample_rows, job.model.seed)
+        try:
+            files = plan.input_files(ctx, part)
+            for rows in comparable(job, validate.accepted(ctx, part, files) if files else ()):
+                own.add(rows)
+            if (found := own.table()) is not None:
+                sample.add(found)
+        except ContractViolation:
+            if part.end == window.end:
+                raise
+            broken.insert(0, format_instant(part.start))
+        if part.end == window.end and own.table() is None:
+            raise NoData(
+                f"job {job.name!r}: the input of {part} is gone, so its drift cannot be judged",
+                expected=f"the files that were scored, under {job.features.uri}",
+                got="no file",
+                next_step="restore the input",
+            )
+    table = sample.table()
+    assert table is not None  # the monitored interval's own rows were added
+    said = f"; left out of the window, because their input breaks the contract: {', '.join(broken)}" if broken else ""
+    return table, said
 
 
 def _publish(ctx: JobContext, interval: Interval, report: DriftReport) -> None:

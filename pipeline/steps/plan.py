@@ -7,9 +7,10 @@ import json
 from typing import TYPE_CHECKING, Literal
 
 from pipeline import __version__
-from pipeline.errors import AliasConflict, NoChampion, NoData
+from pipeline.errors import NoData
 from pipeline.intervals import format_instant, partitions
 from pipeline.reports import InputFile, ModelRef, ScoringPlan
+from pipeline.steps import champion
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,52 +52,15 @@ def plan(ctx: JobContext, interval: Interval, *, model: ModelPolicy = "as_of", q
 
 
 def input_files(ctx: JobContext, interval: Interval) -> list[InputFile]:
-    """The feature files of one interval, by path."""
+    """The feature files of one interval with size and SHA-256, sorted by path; empty when there are none."""
     return ctx.storage.inputs(ctx.job.features.uri, partitions(ctx.job.feature_partition, interval))
 
 
 def resolve(ctx: JobContext, interval: Interval, model: ModelPolicy) -> ModelRef:
-    """The version that scores ``interval``; see `plan` for what is raised."""
-    job = ctx.job
+    """The version that scores ``interval``; see `plan` for what is raised, and `InvalidRequest` for an unknown one."""
     if isinstance(model, int):
         return ctx.registered(model).model
-    if model == "current":
-        version = ctx.registry.champion(job.model_name)
-        if version is None:
-            raise _no_champion(ctx, f"model {job.model_name!r} has no alias 'champion'")
-        return ctx.registered(version).model
-    promotion = ctx.ledger.champion(job.name, interval.end)
-    if promotion is None:
-        raise _no_champion(ctx, f"job {job.name!r} had no champion as of {format_instant(interval.end)}")
-    latest = ctx.ledger.promotions(job.name)[-1]
-    alias = ctx.registry.champion(job.model_name)
-    if alias != latest.model.version:
-        raise AliasConflict(
-            f"alias 'champion' of model {job.model_name!r} was moved outside of this product",
-            expected=f"version {latest.model.version}, promoted by decision {latest.decision_id}",
-            got="no alias" if alias is None else f"version {alias}",
-            next_step=f"pipeline promote {job.name} --version N --reason TEXT records which version is right",
-        )
-    return promotion.model
-
-
-def _no_champion(ctx: JobContext, what: str) -> NoChampion:
-    name = ctx.job.name
-    promotions = ctx.ledger.promotions(name)
-    if promotions:
-        first = promotions[0]
-        return NoChampion(
-            what,
-            expected="a promotion at or before that instant",
-            got=f"the first one, version {first.model.version}, takes effect at {format_instant(first.effective_at)}",
-            next_step=f"pipeline score {name} --start T --model current, or --model {first.model.version}",
-        )
-    return NoChampion(
-        what,
-        expected="a promoted version",
-        got="no promotion in the ledger",
-        next_step=f"pipeline retrain {name} --as-of T --bootstrap",
-    )
+    return champion.current(ctx) if model == "current" else champion.at(ctx, interval.end)
 
 
 def _fingerprint(ctx: JobContext, files: Sequence[InputFile], model: ModelRef) -> str:

@@ -5,21 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from pipeline import engine, gates, pages
-from pipeline.errors import InvalidRequest
+from pipeline.errors import ContractViolation, InvalidRequest
 from pipeline.intervals import Interval, format_instant
 from pipeline.reports import Decision, GateDecision, Promotion, RetrainReport
-from pipeline.steps import retrain
+from pipeline.steps import champion, retrain
 from pipeline.steps.context import INTERVAL, LABEL
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     import numpy as np
+    import pyarrow as pa
     from numpy.typing import NDArray
 
+    from pipeline.performance import Outcomes
+    from pipeline.registry import LoadedModel
     from pipeline.reports import ModelRef, RegisteredModel, TriggerDecision
     from pipeline.steps.context import JobContext
 
+Outcome = Literal["promoted", "kept", "dry_run", "insufficient_data", "disabled"]
+_OUTCOMES: dict[str, Outcome] = {"promote": "promoted", "keep": "kept", "insufficient_data": "insufficient_data"}
 _MINUTES_PER_DAY = 24 * 60
 
 
@@ -29,126 +34,111 @@ def consider(
     """What became of a freshly trained challenger: gated against the champion, and promoted if that is proven and allowed.
 
     ``force`` promotes without asking the gate (the ``always`` policy of a replay). Every decision is recorded before it
-    is acted upon; a repeated call records and moves nothing twice.
+    is acted upon; a repeated call records and moves nothing twice. A version that was champion before, and a training
+    of a time before the latest promotion, never move the alias by themselves.
     """
-    job = ctx.job
-    champion = ctx.ledger.champion(job.name, as_of)
-    if champion is not None and champion.model == challenger.model:
-        reason = f"Version {challenger.model.version} is already the champion."
-        return _report(ctx, as_of, trigger, challenger.model, "promoted", reason, None, ())
-    if champion is None or force:
-        reason = (
-            f"Version {challenger.model.version} is the first champion: there is none to compare with."
-            if champion is None
-            else f"Version {challenger.model.version} replaces the champion without a comparison, as the policy says."
-        )
-        done = act(ctx, as_of, challenger.model, reason, "promotion")
-        return _report(ctx, as_of, trigger, challenger.model, "promoted", reason, None, (done.decision_id,))
-    if job.promote.mode == "disabled":
-        reason = f"Version {challenger.model.version} is registered; promote.mode is disabled, so it is not compared."
-        return _report(ctx, as_of, trigger, challenger.model, "disabled", reason, None, ())
-    gate = _gate(ctx, as_of, champion.model.version, challenger)
-    decision = Decision.of(
-        job.name,
-        "gate",
-        as_of,
-        gate.outcome,
-        gate.reason,
-        {
-            "champion_version": champion.model.version,
-            "challenger_version": challenger.model.version,
-            **gate.model_dump(mode="json", exclude={"outcome", "reason"}),
-        },
-    )
-    ctx.ledger.record_decision(decision)
-    ctx.registry.tag(
-        challenger.model.name, challenger.model.version, {"gate": gate.outcome, "gate_reason": gate.reason}
-    )
-    uri = f"{ctx.output}/reports/gates/{decision.id}.html"
-    ctx.storage.write_text(uri, pages.gate_page(job.name, format_instant(as_of), trigger, challenger.model, gate))
+    ref, mode = challenger.model, ctx.job.promote.mode
+    ruling = ctx.ledger.champion(ctx.job.name, as_of)
+    if ruling is not None and ruling.model == ref:
+        reason = f"Version {ref.version} is already the champion."
+        return _report(ctx, as_of, trigger, challenger, "promoted", reason)
+    settled = _settled(ctx, as_of, ref)
+    if ruling is None or force:
+        first = f"Version {ref.version} is the first champion: there is none to compare with."
+        forced = f"Version {ref.version} replaces the champion without a comparison, as the policy says."
+        reason = first if ruling is None else forced
+        if settled:
+            return _report(ctx, as_of, trigger, challenger, "kept", settled)
+        done = champion.move(ctx, as_of, ref, reason, "promotion")
+        return _report(ctx, as_of, trigger, challenger, "promoted", reason, ids=(done.decision_id,))
+    if mode == "disabled":
+        reason = f"Version {ref.version} is registered; promote.mode is disabled, so it is not compared."
+        return _report(ctx, as_of, trigger, challenger, "disabled", reason)
+    gate = _gate(ctx, as_of, ruling.model.version, challenger)
+    decision, uri = _record(ctx, as_of, trigger, ruling.model.version, ref, gate)
     ids: tuple[str, ...] = (decision.id,)
-    outcome: Literal["promoted", "kept", "dry_run", "insufficient_data"] = "kept"
-    if gate.outcome == "insufficient_data":
-        outcome = "insufficient_data"
-    elif gate.outcome == "promote" and job.promote.mode == "dry_run":
+    outcome, reason = _OUTCOMES[gate.outcome], gate.reason
+    if gate.outcome == "promote" and settled:
+        outcome, reason = "kept", f"{reason} {settled}"
+    elif gate.outcome == "promote" and mode == "dry_run":
         outcome = "dry_run"
     elif gate.outcome == "promote":
-        done = act(ctx, as_of, challenger.model, gate.reason, "promotion")
-        outcome, ids = "promoted", (*ids, done.decision_id)
-    return _report(ctx, as_of, trigger, challenger.model, outcome, gate.reason, gate, ids, uri)
-
-
-def act(
-    ctx: JobContext, effective_at: datetime, model: ModelRef, reason: str, kind: Literal["promotion", "rollback"]
-) -> Promotion:
-    """Record the decision, move the alias by compare-and-set, record the promotion; raises `AliasConflict`."""
-    promotions = ctx.ledger.promotions(ctx.job.name)
-    previous = promotions[-1].model.version if promotions else None
-    decision = Decision.of(
-        ctx.job.name, kind, effective_at, model.name, reason, {"version": model.version, "previous_version": previous}
-    )
-    ctx.ledger.record_decision(decision)
-    if ctx.registry.champion(model.name) != model.version:
-        ctx.registry.move_alias(model.name, model.version, expected=previous)
-    promotion = Promotion(
-        job=ctx.job.name,
-        model=model,
-        effective_at=effective_at,
-        previous_version=previous,
-        decision_id=decision.id,
-        reason=reason,
-    )
-    ctx.ledger.record_promotion(promotion)
-    return promotion
+        done = champion.move(ctx, as_of, ref, reason, "promotion")
+        ids = (*ids, done.decision_id)
+    return _report(ctx, as_of, trigger, challenger, outcome, reason, gate, ids, uri)
 
 
 def promote(ctx: JobContext, at: datetime, version: int, reason: str) -> Promotion:
     """Make a registered version the champion from ``at`` on because somebody said so; ``reason`` is kept.
 
-    Adopts the version when the alias was moved outside of this product, so it also settles an `AliasConflict`.
+    It rules over every promotion recorded before, also later ones. Takes over an alias that was moved outside of this
+    product, so it also settles an `AliasConflict`. Raises `InvalidRequest` for an unknown version, for the champion
+    itself, and for an ``at`` at which the version's training data was not known yet.
     """
     registered = ctx.registered(version)
-    promotions = ctx.ledger.promotions(ctx.job.name)
+    latest = ctx.ledger.champion(ctx.job.name)
     alias = ctx.registry.champion(ctx.job.model_name)
-    if promotions and promotions[-1].model.version == version == alias:
+    if latest is not None and latest.model.version == version == alias:
         raise InvalidRequest(
             f"version {version} of model {ctx.job.model_name!r} is already the champion",
             expected="another version",
             got=f"version {version}",
             next_step=f"pipeline status {ctx.job.name}",
         )
-    if promotions and alias != promotions[-1].model.version and alias != version:
-        ctx.registry.move_alias(ctx.job.model_name, promotions[-1].model.version, expected=alias)
-    return act(ctx, at, registered.model, reason, "promotion")
-
-
-def previous_champion(ctx: JobContext) -> tuple[Promotion, int]:
-    """The promotion that a rollback undoes, and the version it goes back to; `InvalidRequest` when there is none."""
-    promotions = ctx.ledger.promotions(ctx.job.name)
-    if not promotions or promotions[-1].previous_version is None:
+    if at < registered.as_of:
         raise InvalidRequest(
-            f"job {ctx.job.name!r} has no earlier champion to go back to",
-            expected="at least two promotions",
-            got=str(len(promotions)),
-            next_step=f"pipeline promote {ctx.job.name} --version N --reason TEXT",
+            f"version {version} of model {ctx.job.model_name!r} cannot be champion at {format_instant(at)}: it has learnt "
+            "from what came later",
+            expected=f"an instant at or after {format_instant(registered.as_of)}, when it was trained",
+            got=format_instant(at),
+            next_step=f"pipeline promote {ctx.job.name} --version {version} --at T with a later T; earlier intervals can be "
+            f"scored with --model {version}",
         )
-    return promotions[-1], promotions[-1].previous_version
+    return champion.move(ctx, at, registered.model, reason, "promotion", adopt=True)
 
 
-def _gate(ctx: JobContext, as_of: datetime, champion: int, challenger: RegisteredModel) -> GateDecision:
+def _settled(ctx: JobContext, as_of: datetime, ref: ModelRef) -> str:
+    """Why history forbids that this challenger takes over by itself; empty when nothing does."""
+    promotions = ctx.ledger.promotions(ctx.job.name)
+    later = [p for p in promotions if p.effective_at > as_of]
+    if later:
+        since = format_instant(later[-1].effective_at)
+        return f"Nothing is moved: version {later[-1].model.version} took over later, at {since}."
+    if any(p.model == ref for p in promotions):
+        return f"Nothing is moved: version {ref.version} was champion before and was replaced; only a person brings it back."
+    return ""
+
+
+def _record(
+    ctx: JobContext, as_of: datetime, trigger: TriggerDecision, ruling: int, challenger: ModelRef, gate: GateDecision
+) -> tuple[Decision, str]:
+    """Put the gate's decision into the ledger, onto the version and on a page; returns it and the page's URI."""
+    details = {
+        "champion_version": ruling,
+        "challenger_version": challenger.version,
+        **gate.model_dump(mode="json", exclude={"outcome", "reason"}),
+    }
+    decision = Decision.of(ctx.job.name, "gate", as_of, gate.outcome, gate.reason, details)
+    ctx.ledger.record_decision(decision)
+    ctx.registry.tag(challenger.name, challenger.version, {"gate": gate.outcome, "gate_reason": gate.reason})
+    uri = f"{ctx.output}/reports/gates/{decision.id}.html"
+    ctx.storage.write_text(uri, pages.gate_page(ctx.job.name, format_instant(as_of), trigger, challenger, gate))
+    return decision, uri
+
+
+def _gate(ctx: JobContext, as_of: datetime, ruling: int, challenger: RegisteredModel) -> GateDecision:
     """Both models on the same labelled rows, none of which either was trained on."""
-    old, new = ctx.load(champion), ctx.load(challenger.model.version)
+    old, new = ctx.load(ruling), ctx.load(challenger.model.version)
     start = max(challenger.train_end, old.profile.train_end)
     rows = None
     if start < challenger.holdout_end:
-        rows = retrain.collect(ctx, Interval(start, challenger.holdout_end), as_of)
+        rows, _ = retrain.collect(ctx, Interval(start, challenger.holdout_end), as_of)
     if rows is None:
         return gates.insufficient(ctx.job.metric, 0, "There is no labelled row that neither model was trained on")
-    frame = engine.to_frame(rows, ctx.job.features.columns)
-    truth = rows[LABEL].to_numpy()
-    made = [
-        retrain.class_outcomes(m.estimator, engine.predict(m.estimator, frame, ctx.job.task), truth) for m in (old, new)
-    ]
+    try:
+        made = [_outcomes(ctx, model, rows) for model in (old, new)]
+    except ContractViolation as error:
+        return gates.insufficient(ctx.job.metric, 0, f"The two cannot be compared: {error.what}")
     return gates.compare(
         ctx.job.promote,
         ctx.job.metric,
@@ -157,6 +147,12 @@ def _gate(ctx: JobContext, as_of: datetime, champion: int, challenger: Registere
         interval=_blocks(rows[INTERVAL].to_numpy()),
         seed=ctx.job.model.seed,
     )
+
+
+def _outcomes(ctx: JobContext, model: LoadedModel, rows: pa.Table) -> Outcomes:
+    frame = engine.to_frame(rows, ctx.model_columns(model))
+    predictions = engine.predict(model.estimator, frame, ctx.job.task)
+    return retrain.class_outcomes(model.estimator, predictions, rows[LABEL].to_numpy())
 
 
 def _blocks(interval: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -173,11 +169,11 @@ def _report(
     ctx: JobContext,
     as_of: datetime,
     trigger: TriggerDecision,
-    model: ModelRef,
-    outcome: Literal["promoted", "kept", "dry_run", "insufficient_data", "disabled"],
+    challenger: RegisteredModel,
+    outcome: Outcome,
     reason: str,
-    gate: GateDecision | None,
-    ids: tuple[str, ...],
+    gate: GateDecision | None = None,
+    ids: tuple[str, ...] = (),
     uri: str | None = None,
 ) -> RetrainReport:
     return RetrainReport(
@@ -185,8 +181,8 @@ def _report(
         as_of=as_of,
         trigger=trigger,
         outcome=outcome,
-        reason=reason,
-        model=model,
+        reason=f"{reason} {retrain.left_out(challenger.left_out)}".rstrip(),
+        model=challenger.model,
         gate=gate,
         decision_ids=ids,
         report_uri=uri,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from pipeline.steps import plan, score
@@ -18,9 +19,13 @@ def affected(ctx: JobContext, version: int, since: datetime) -> list[Manifest]:
 
     An interval that ends at ``since`` is one of them: the champion of an interval is the one at its end.
     """
-    return [m for m in ctx.ledger.manifests(ctx.job.name) if m.model_version == version and m.end >= since]
+    ended_since = ctx.ledger.manifests(ctx.job.name, since=since - timedelta.resolution)
+    return [manifest for manifest in ended_since if manifest.model_version == version]
 
 
 def restate(ctx: JobContext, manifests: list[Manifest], version: int) -> list[Manifest]:
-    """Score the given partitions again with ``version`` and publish them as superseding files; oldest first."""
+    """The new manifests of the given partitions, scored again with ``version``, quietly and in the order given.
+
+    The files they replace are kept. A partition that has that version already stays untouched; raises what scoring raises.
+    """
     return [score.score(ctx, plan.plan(ctx, m.interval, model=version, quiet=True)) for m in manifests]

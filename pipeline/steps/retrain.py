@@ -8,15 +8,16 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import drift, engine, performance, trainers, triggers, windows
-from pipeline.errors import InvalidRequest, NotEnoughLabels
+from pipeline.errors import ContractViolation, InvalidRequest, NotEnoughLabels
 from pipeline.intervals import Interval, format_instant
 from pipeline.performance import Outcomes
 from pipeline.reports import Baseline, Decision, Profile, RegisteredModel, TriggerDecision
-from pipeline.steps import labels, monitor, plan, validate
+from pipeline.steps import champion, labels, monitor, plan, validate
 from pipeline.steps.context import INTERVAL, LABEL, PREDICTION
-from pipeline.steps.sampling import KeySample, plain
+from pipeline.steps.sampling import KeySample, comparable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     from pipeline.steps.context import JobContext
@@ -26,14 +27,14 @@ if TYPE_CHECKING:
 def decide(ctx: JobContext, as_of: datetime) -> TriggerDecision:
     """The recorded decision whether to train at ``as_of``; raises `NoChampion` before the first promotion."""
     job = ctx.job
-    champion = plan.resolve(ctx, Interval(job.cadence.shift(job.cadence.floor(as_of), -1), as_of), "as_of")
+    version = champion.at(ctx, as_of).version
     trained = [m.as_of for m in ctx.ledger.models(job.name) if m.as_of <= as_of]
     decision = triggers.decide(
         job.retrain,
         as_of,
-        champion_version=champion.version,
-        drift=ctx.ledger.drift(job.name, ended_by=as_of, last=job.retrain.of_last, loud_on=champion.version),
-        performance=ctx.ledger.performance(job.name, as_of=as_of, last=job.retrain.of_last, loud_on=champion.version),
+        champion_version=version,
+        drift=ctx.ledger.drift(job.name, ended_by=as_of, last=job.retrain.of_last, loud_on=version),
+        performance=ctx.ledger.performance(job.name, as_of=as_of, last=job.retrain.of_last, loud_on=version),
         last_trained=max(trained),
     )
     record_trigger(ctx, as_of, decision)
@@ -41,7 +42,7 @@ def decide(ctx: JobContext, as_of: datetime) -> TriggerDecision:
 
 
 def record_trigger(ctx: JobContext, as_of: datetime, decision: TriggerDecision) -> str:
-    """Record the decision and return its id."""
+    """Record a decision whether to train at ``as_of`` and return its id, ``trigger-`` and 12 hex digits."""
     outcome = "fire" if decision.fire else "hold"
     record = Decision.of(ctx.job.name, "trigger", as_of, outcome, decision.reason, {"cause": decision.cause})
     ctx.ledger.record_decision(record)
@@ -52,12 +53,13 @@ def train(ctx: JobContext, as_of: datetime) -> RegisteredModel:
     """The challenger trained at ``as_of``, registered with its drift reference; nothing is promoted.
 
     Safe to repeat: a version already registered for this ``as_of`` is returned as it is. Raises `NotEnoughLabels`
-    when too few labelled rows had arrived.
+    when too few labelled rows had arrived or the metric is undefined on the holdout, and what `pipeline.trainers.fit` raises.
     """
     for known in ctx.ledger.models(ctx.job.name):
         if known.as_of == as_of:
             return known
-    rows = _enough(ctx, collect(ctx, windows.history(ctx.job, as_of), as_of), as_of)
+    found, unreadable = collect(ctx, windows.history(ctx.job, as_of), as_of)
+    rows = _enough(ctx, found, unreadable, as_of)
     window = _split(ctx, rows, as_of)
     cut = _index(ctx, window.holdout.start)
     held = rows[INTERVAL].to_numpy() >= cut
@@ -90,46 +92,68 @@ def train(ctx: JobContext, as_of: datetime) -> RegisteredModel:
         metrics={f"holdout_{baseline.metric}": baseline.value, "train_rows": float(profile.rows)},
         tags={"job": ctx.job.name, "as_of": format_instant(as_of)},
     )
+    registered = registered.model_copy(update={"left_out": unreadable})
     ctx.ledger.record_model(ctx.job.name, registered)
     return registered
 
 
-def collect(ctx: JobContext, span: Interval, as_of: datetime) -> pa.Table | None:
-    """Accepted, labelled rows of ``span``: key, time, features, ``__label__`` and the interval index ``__interval__``.
+def collect(ctx: JobContext, span: Interval, as_of: datetime) -> tuple[pa.Table | None, dict[str, str]]:
+    """Accepted, labelled rows of ``span``, and the intervals that had to be left out with the reason.
 
-    At most ``retrain.max_rows`` rows, a uniform sample by key beyond that; in order of time and file. ``None`` when no
-    labelled row had arrived.
+    Columns: key, time and features as of `pipeline.steps.sampling.comparable`, ``__label__``, and the interval index
+    ``__interval__`` (minutes since 1970). At most ``retrain.max_rows`` rows, a uniform sample by key beyond that, in order
+    of time and file; ``None`` when no labelled row had arrived. An interval whose features or labels break the contract
+    is left out: one bad delivery must not stop every training for as long as the window reaches back.
     """
     job = ctx.job
-    wanted = list(dict.fromkeys([*job.features.key, job.features.time, *job.features.columns]))
     sample = KeySample(job.features.key, job.retrain.max_rows, job.model.seed)
+    broken: dict[str, str] = {}
     for interval in job.cadence.split(span):
-        files = plan.input_files(ctx, interval)
-        if not files:
-            continue
-        batches = [batch.select(wanted) for batch in validate.accepted(ctx, interval, files)]
-        rows = labels.join(ctx, plain(pa.Table.from_batches(batches)), interval, as_of)
-        if rows.num_rows:
-            index = pa.array(np.full(rows.num_rows, _index(ctx, interval.start)))
-            sample.add(rows.append_column(INTERVAL, index))
-    return sample.table()
+        try:
+            rows = _labelled(ctx, interval, as_of)
+            if rows is not None and rows.num_rows:
+                index = pa.array(np.full(rows.num_rows, _index(ctx, interval.start)))
+                sample.add(rows.append_column(INTERVAL, index))
+        except ContractViolation as error:
+            broken[format_instant(interval.start)] = error.what
+    return sample.table(), broken
 
 
-def _enough(ctx: JobContext, rows: pa.Table | None, as_of: datetime) -> pa.Table:
+def _labelled(ctx: JobContext, interval: Interval, as_of: datetime) -> pa.Table | None:
+    """The labelled rows of one interval; of a huge one a sample, which is taken before labels are looked up."""
+    job, files = ctx.job, plan.input_files(ctx, interval)
+    if not files:
+        return None
+    sample = KeySample(job.features.key, job.retrain.max_rows, job.model.seed)
+    for rows in comparable(job, validate.accepted(ctx, interval, files)):
+        sample.add(rows)
+    table = sample.table()
+    return None if table is None else labels.join(ctx, table, interval, as_of)
+
+
+def left_out(intervals: Mapping[str, str]) -> str:
+    """A sentence on the intervals that `collect` had to leave out; empty when there are none."""
+    if not intervals:
+        return ""
+    first, problem = next(iter(intervals.items()))
+    return f"{len(intervals)} interval(s) of the history could not be used; the first is {first}: {problem}."
+
+
+def _enough(ctx: JobContext, rows: pa.Table | None, unreadable: Mapping[str, str], as_of: datetime) -> pa.Table:
     found = 0 if rows is None else rows.num_rows
     if rows is None or found < ctx.job.retrain.min_rows:
         raise NotEnoughLabels(
             f"job {ctx.job.name!r}: too few labelled rows in {windows.history(ctx.job, as_of)} had arrived by "
             f"{format_instant(as_of)}",
             expected=f"at least {ctx.job.retrain.min_rows} rows (retrain.min_rows)",
-            got=f"{found} rows",
+            got=f"{found} rows. {left_out(unreadable)}".rstrip(". "),
             next_step=f"pipeline retrain {ctx.job.name} --as-of T with a later T, or a longer retrain.window",
         )
     return rows
 
 
 def class_outcomes(estimator: Any, predictions: engine.Predictions, truth: np.ndarray[Any, Any]) -> Outcomes:
-    """The outcomes of predictions that were just made, beside their labels."""
+    """Predictions that were just made beside ``truth``, the labels of the same rows, as metrics take them."""
     if predictions.scores is None:
         return Outcomes(truth.astype(np.float64), predictions.labels)
     return Outcomes(truth, predictions.labels, predictions.scores, tuple(estimator.classes_))

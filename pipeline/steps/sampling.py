@@ -1,4 +1,4 @@
-"""A bounded, deterministic sample of a stream of record batches."""
+"""Bounded, deterministic samples of streams of record batches, in one set of types whatever types the files have."""
 
 from __future__ import annotations
 
@@ -7,28 +7,71 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from pipeline.engine import row_hashes
+from pipeline import engine
+from pipeline.errors import ContractViolation
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
+    from pipeline.job import JobSpec
 
-def plain(rows: pa.Table | pa.RecordBatch) -> pa.Table:
-    """The rows with dictionaries decoded: files may encode the same column differently, and joins need one type."""
-    table = rows if isinstance(rows, pa.Table) else pa.Table.from_batches([rows])
-    for position, field in enumerate(table.schema):
-        if pa.types.is_dictionary(field.type):
-            table = table.set_column(position, field.name, table.column(position).cast(field.type.value_type))
-    return table
+_INSTANT = pa.timestamp("us", "UTC")
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """The type of the values that a dictionary type encodes; any other type itself."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def canonical_type(kind: pa.DataType) -> pa.DataType:
+    """The one type in which values of related types are compared as keys or labels.
+
+    int64 for integers of any width (a uint64 stays one), string for text, timestamp[us, UTC] for times (without a zone:
+    UTC); any other type itself.
+    """
+    kind = plain_type(kind)
+    if pa.types.is_integer(kind):
+        return pa.uint64() if kind == pa.uint64() else pa.int64()
+    if pa.types.is_large_string(kind) or pa.types.is_string(kind) or kind == pa.string_view():
+        return pa.string()
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        return _INSTANT
+    return kind
+
+
+def canonical(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The column in its `canonical_type`; a time finer than a microsecond is rounded down."""
+    kind = canonical_type(column.type)
+    if kind == _INSTANT and getattr(column.type, "tz", None) is None:
+        # From a time without a zone, a cast to UTC is no conversion.
+        column = column.cast(pa.timestamp("us"), safe=False)
+    return column if column.type == kind else column.cast(kind, safe=kind != _INSTANT)
+
+
+def comparable(job: JobSpec, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Key, time and feature columns of the job, each in one type whatever the types of the files.
+
+    Keys and time have their `canonical_type`; features what `pipeline.engine.to_frame` makes of them: float64 for numbers
+    and booleans, string for categories, both with null for missing.
+    """
+    identity = dict.fromkeys((*job.features.key, job.features.time))
+    for batch in batches:
+        table = pa.Table.from_batches([batch])
+        columns = {name: canonical(table[name]) for name in identity}
+        frame = engine.to_frame(table, job.features.columns)
+        for name, column in job.features.columns.items():
+            kind = pa.string() if column.type == "category" else pa.float64()
+            columns[name] = pa.array(frame[name].to_numpy(), kind, from_pandas=True)
+        yield pa.table(columns)
 
 
 class KeySample:
     """The rows whose keys hash lowest: at most ``size`` rows, the same ones whatever the order or batching.
 
     Bottom-k sampling by key hash: uniform over keys, and memory stays at a small multiple of ``size`` rows. With
-    ``size`` rows or fewer everything is kept. Rows stay in the order of arrival.
+    ``size`` rows or fewer everything is kept. Rows stay in the order of arrival. ``seen`` counts the rows offered.
     """
 
     def __init__(self, key: Sequence[str], size: int, seed: int = 0) -> None:
@@ -39,12 +82,14 @@ class KeySample:
         self.seen = 0
 
     def add(self, rows: pa.Table | pa.RecordBatch) -> None:
-        """Offer rows; all calls must use one schema."""
-        if rows.num_rows == 0 and self._batches:
+        """Offer rows; raises `ContractViolation` when their schema is not that of the rows before."""
+        table = rows if isinstance(rows, pa.Table) else pa.Table.from_batches([rows])
+        if self._batches and not table.schema.equals(self._batches[0].schema):
+            raise _mixed(self._batches[0].schema, table.schema)
+        if table.num_rows == 0 and self._batches:
             return
-        table = plain(rows)
         self._batches.append(table)
-        self._hashes.append(row_hashes(table, self._key, self._seed))
+        self._hashes.append(engine.row_hashes(table, self._key, self._seed))
         self._held += table.num_rows
         self.seen += table.num_rows
         if self._held > 2 * self._size:
@@ -58,10 +103,20 @@ class KeySample:
 
     def _prune(self) -> None:
         hashes = np.concatenate(self._hashes)
-        kept = np.sort(np.argpartition(hashes, self._size - 1)[: self._size])
-        # Equal keys have equal hashes; which of them stays must not depend on the partition algorithm.
-        limit = hashes[kept].max()
-        kept = np.flatnonzero(hashes <= limit)[: self._size]
+        limit = np.partition(hashes, self._size - 1)[self._size - 1]
+        below, at_limit = np.flatnonzero(hashes < limit), np.flatnonzero(hashes == limit)
+        # Equal keys have equal hashes; of those at the limit the first to arrive stay.
+        kept = np.sort(np.concatenate([below, at_limit[: self._size - len(below)]]))
         self._batches = [pa.concat_tables(self._batches).take(pa.array(kept)).combine_chunks()]
         self._hashes = [hashes[kept]]
         self._held = len(kept)
+
+
+def _mixed(first: pa.Schema, other: pa.Schema) -> ContractViolation:
+    changed = [name for name in first.names if name not in other.names or first.field(name) != other.field(name)]
+    return ContractViolation(
+        "partitions disagree about the types of their columns",
+        expected=", ".join(f"{name}: {first.field(name).type}" for name in changed) or str(first),
+        got=", ".join(f"{name}: {other.field(name).type}" for name in changed if name in other.names) or str(other),
+        next_step="have the producer write one type, and the differing partitions again",
+    )

@@ -47,23 +47,24 @@ def score(ctx: JobContext, plan: ScoringPlan) -> Manifest:
 
 def _publish(ctx: JobContext, plan: ScoringPlan) -> tuple[Mapping[str, str], Published]:
     job, interval = ctx.job, plan.interval
-    model = ctx.registry.load(ctx.registered(plan.model.version), job.model.trusted_types)
-    checker = validate.open_checker(ctx, interval, plan.files)
-    input_schema = ctx.storage.schema(plan.files[0])
-    schema = engine.output_schema(job, input_schema, getattr(model.estimator, "classes_", ()))
+    model = ctx.load(plan.model.version)
+    columns = ctx.model_columns(model)
+    source = validate.opened(ctx, interval, plan.files)
+    checker = source.checker
+    schema = engine.output_schema(job, source.schema, getattr(model.estimator, "classes_", ()))
     sample = KeySample(job.features.key, _EXPECTATION_ROWS, job.model.seed)
-    sample.add(input_schema.empty_table())
+    sample.add(source.schema.empty_table())
     with ExitStack() as stack:
         predictions: Staged = stack.enter_context(ctx.storage.stage(ctx.target("predictions", interval), schema))
         quarantine: Staged = stack.enter_context(
             ctx.storage.stage(ctx.target("quarantine", interval), checker.quarantine_schema)
         )
-        for batch in validate.checked(ctx, checker, plan.files):
+        for batch in validate.checked(ctx, source):
             if batch.bad is not None:
                 quarantine.write(batch.bad)
             if batch.good.num_rows:
                 sample.add(batch.good)
-                frame = engine.to_frame(batch.good, job.features.columns)
+                frame = engine.to_frame(batch.good, columns)
                 made = engine.predict(model.estimator, frame, job.task)
                 predictions.write(engine.output_batch(batch.good, made, schema, plan.model.version))
         accepted = sample.table()
@@ -142,5 +143,6 @@ def _record(ctx: JobContext, plan: ScoringPlan, manifest: Manifest) -> None:
     if ctx.storage.read_text(uri) != text:
         ctx.storage.write_text(uri, text)
     known = ctx.ledger.manifest(plan.job, plan.interval)
-    if known is None or known.model_copy(update={"quiet": False}) != stable:
+    heard = known is not None and (plan.quiet or not known.quiet)
+    if known is None or not heard or known.model_copy(update={"quiet": False}) != stable:
         ctx.ledger.record_manifest(stable.model_copy(update={"quiet": plan.quiet}))

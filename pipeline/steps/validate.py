@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline import expectations
+import pyarrow as pa
+
+from pipeline import expectations, rules
 from pipeline.errors import ContractViolation, TooManyQuarantined
 from pipeline.reports import ValidationReport
 from pipeline.schema import CheckedBatch, RowChecker, contract_problems, mixed_schema_problems
+from pipeline.steps.sampling import plain_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import pyarrow as pa
-
     from pipeline.intervals import Interval
+    from pipeline.job import JobSpec
     from pipeline.reports import InputFile
     from pipeline.steps.context import JobContext
 
 
-def open_checker(ctx: JobContext, interval: Interval, files: Sequence[InputFile]) -> RowChecker:
-    """A row checker for the files of one interval; raises `ContractViolation` naming every schema problem."""
-    schemas = {file.path: ctx.storage.schema(file) for file in files}
+@dataclass(frozen=True, slots=True)
+class OpenedInput:
+    """The files of one interval, found to fit the contract, and the checker of their rows.
+
+    ``schema`` is what `checked` reads: the columns that all files have alike, dictionaries decoded.
+    """
+
+    files: Sequence[InputFile]
+    schema: pa.Schema
+    checker: RowChecker
+
+
+def opened(ctx: JobContext, interval: Interval, files: Sequence[InputFile], *, used_only: bool = False) -> OpenedInput:
+    """The input of one interval; raises `ContractViolation` naming every schema problem.
+
+    ``used_only`` leaves out the columns that the job does not name.
+    """
+    schemas = {file.path: _plain(ctx.storage.schema(file)) for file in files}
     first = next(iter(schemas.values()))
     problems = contract_problems(first, ctx.job) or mixed_schema_problems(schemas, ctx.job)
     if problems:
@@ -32,20 +50,37 @@ def open_checker(ctx: JobContext, interval: Interval, files: Sequence[InputFile]
             left_behind="nothing was written; a partition published earlier is untouched",
             next_step=f"fix the producer, or the job file and 'pipeline check {ctx.job.name}'",
         )
-    return RowChecker(ctx.job, interval, first)
+    # Columns that the job does not use may differ from file to file; one table can only hold those that do not.
+    alike = [field for field in first if all(field in list(other) for other in schemas.values())]
+    wanted = used_columns(ctx.job) if used_only else first.names
+    schema = pa.schema([field for field in alike if field.name in wanted])
+    return OpenedInput(files, schema, RowChecker(ctx.job, interval, schema))
 
 
-def checked(ctx: JobContext, checker: RowChecker, files: Sequence[InputFile]) -> Iterator[CheckedBatch]:
-    """The rows of ``files``, batch by batch, split into good and bad ones."""
-    for batch in ctx.storage.batches(files):
-        yield checker.check(batch)
+def checked(ctx: JobContext, source: OpenedInput) -> Iterator[CheckedBatch]:
+    """The rows of the files, batch by batch, split into good and bad ones; the checker keeps the counts.
+
+    Raises `InputChanged` when a file is not, or does not stay, the one that was listed.
+    """
+    for batch in ctx.storage.batches(source.files, source.schema.names):
+        columns = [rules.plain(column) for column in batch.columns]
+        yield source.checker.check(pa.RecordBatch.from_arrays(columns, schema=source.schema))
 
 
 def accepted(ctx: JobContext, interval: Interval, files: Sequence[InputFile]) -> Iterator[pa.RecordBatch]:
-    """Only the good rows of ``files``; for steps that look at rows again after they were scored."""
-    checker = open_checker(ctx, interval, files)
-    for batch in checked(ctx, checker, files):
+    """Only the good rows of ``files``, in the columns that the job uses; for steps that look at rows again."""
+    for batch in checked(ctx, opened(ctx, interval, files, used_only=True)):
         yield batch.good
+
+
+def used_columns(job: JobSpec) -> list[str]:
+    """The input columns that the job names: key, time and features; rules name none besides."""
+    return list(dict.fromkeys((*job.features.key, job.features.time, *job.features.columns)))
+
+
+def _plain(schema: pa.Schema) -> pa.Schema:
+    """The schema with dictionaries decoded and every column nullable: what writers declare differently for equal data."""
+    return pa.schema([pa.field(field.name, plain_type(field.type)) for field in schema])
 
 
 def conclude(ctx: JobContext, interval: Interval, checker: RowChecker, sample: pa.Table) -> ValidationReport:

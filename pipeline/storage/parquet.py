@@ -209,7 +209,7 @@ def _projection(parquet: pq.ParquetFile, uri: str, columns: Sequence[str] | None
 
 
 def unreadable(uri: str, reason: str, advice: str = "") -> ContractViolation:
-    """The error for a file that is not what its name says."""
+    """The `ContractViolation` for a file that is not what its name says; ``advice`` is its way out."""
     return ContractViolation(
         f"{uri} is not readable as Parquet",
         got=reason,

@@ -56,7 +56,7 @@ class Place:
         return Path(self.path) if isinstance(self.fs, LocalFileSystem) else None
 
     def open(self) -> BinaryIO:
-        """The bytes, as a stream."""
+        """The bytes, as a binary stream that the caller closes."""
         stream: BinaryIO = self.fs.open(self.path, "rb")
         return stream
 

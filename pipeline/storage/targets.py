@@ -23,7 +23,7 @@ class Target:
 
     @property
     def uri(self) -> str:
-        """The published file."""
+        """The path or URI of the published file."""
         return join(self.root, self.partition, "part-0.parquet")
 
     @property

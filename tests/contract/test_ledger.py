@@ -326,16 +326,56 @@ def test_decisions_come_in_order_of_recording_and_can_be_narrowed(ledger: Ledger
     assert ledger.decisions() == [late, early, other]
     assert ledger.decisions("orders", kind="gate") == [early]
     assert ledger.decisions(until=T0) == [early, other]
+    assert ledger.decisions("orders", kind=("gate", "trigger"), last=1) == [early]
+    assert ledger.decisions(last=2) == [early, other]
+    assert ledger.decisions("orders", since=T0 + DAY) == [late]
+    assert ledger.decisions("orders", since=T0, until=T0) == [early]
 
 
 def test_the_champion_is_the_last_promotion_effective_by_then(ledger: Ledger) -> None:
+    ledger.record_promotion(promotion(1, T0))
     ledger.record_promotion(promotion(2, T0 + 10 * DAY))
-    ledger.record_promotion(promotion(1, T0))  # recorded later, effective earlier
     assert ledger.champion("orders", T0 - DAY) is None
-    assert ledger.champion("orders", T0) == promotion(1, T0)
-    assert ledger.champion("orders", T0 + 20 * DAY) == promotion(2, T0 + 10 * DAY)
-    assert [p.model.version for p in ledger.promotions("orders")] == [1, 2]
+    assert ledger.champion("orders", T0 + 9 * DAY) == promotion(1, T0)
+    assert ledger.champion("orders", T0 + 20 * DAY) == promotion(2, T0 + 10 * DAY) == ledger.champion("orders")
     assert ledger.champion("other", T0) is None
+    assert ledger.champion("other") is None
+
+
+def test_a_promotion_that_is_dated_back_rules_over_everything_recorded_before_it(ledger: Ledger) -> None:
+    for move in (promotion(1, T0), promotion(2, T0 + 10 * DAY), promotion(3, T0 + 5 * DAY)):
+        ledger.record_promotion(move)
+    ruling = [ledger.champion("orders", T0 + day * DAY) for day in (4, 5, 20)]
+    assert [p.model.version for p in ruling if p] == [1, 3, 3]
+    assert [p.model.version for p in ledger.promotions("orders")] == [1, 2, 3]
+
+
+def test_an_interval_is_unmeasured_until_a_report_about_its_latest_manifest(ledger: Ledger) -> None:
+    for day in (1, 0, 2):
+        ledger.record_manifest(manifest(day))
+    ended_by = T0 + 3 * DAY
+    assert ledger.unmeasured("orders", ended_by=T0 + 2 * DAY) == [manifest(0), manifest(1)]
+    assert ledger.unmeasured("other", ended_by=ended_by) == []
+    ledger.record_performance(performance(0, as_of=ended_by))  # found no label
+    ledger.record_performance(performance(1, as_of=ended_by), manifest(1))
+    assert ledger.unmeasured("orders", ended_by=ended_by) == [manifest(0), manifest(2)]
+    ledger.record_performance(performance(0, as_of=ended_by + DAY), manifest(0))
+    ledger.record_manifest(manifest(1, sha256="again"))
+    assert ledger.unmeasured("orders", ended_by=ended_by) == [manifest(1, sha256="again"), manifest(2)]
+
+
+def test_published_counts_intervals_and_shows_both_ends(ledger: Ledger) -> None:
+    assert ledger.published("orders") == (0, None, None)
+    for made in (manifest(3), manifest(0), manifest(0, sha256="new"), manifest(1), manifest(9, job="other")):
+        ledger.record_manifest(made)
+    assert ledger.published("orders") == (3, manifest(0, sha256="new"), manifest(3))
+
+
+def test_the_performance_of_one_interval_is_the_latest_known(ledger: Ledger) -> None:
+    for day, as_of in ((0, T0 + 3 * DAY), (0, T0 + 4 * DAY), (1, T0 + 4 * DAY)):
+        ledger.record_performance(performance(day, as_of=as_of))
+    assert ledger.performance("orders", interval=Interval(T0, T0 + DAY)) == [performance(0, as_of=T0 + 4 * DAY)]
+    assert ledger.performance("orders", interval=Interval(T0 + 5 * DAY, T0 + 6 * DAY)) == []
 
 
 def test_of_promotions_effective_at_one_instant_the_last_recorded_rules(ledger: Ledger) -> None:

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow, pytest.mark.airflow]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-DAGS = """
+DAG = """
+from datetime import UTC, datetime
+
 from airflow.sdk import CronDataIntervalTimetable, Param, dag, task
 
 @task(pool="pipeline_scoring")
@@ -35,14 +37,14 @@ def work(**context):
         raise ValueError("a reason to remember")
     return [os.environ["PIPELINE_HOME"], os.environ["PIPELINE_JOBS"]]
 
-@dag(schedule=CronDataIntervalTimetable("0 0 * * *", timezone="UTC"), start_date=START, end_date=START, catchup=False,
+@dag(schedule=CronDataIntervalTimetable("0 0 * * *", timezone="UTC"), start_date=datetime(2026, 1, 1, tzinfo=UTC),
+     end_date=datetime(2026, 1, 3, tzinfo=UTC), catchup=False,
      params={"mood": Param("good", enum=["good", "bad"])})
 def toy():
     work()
 
 toy()
 """
-START = "__import__('datetime').datetime(2026, 1, 1, tzinfo=__import__('datetime').timezone.utc)"
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +52,8 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAirflow]:
     """A running Airflow with one good DAG, unpaused, and one broken DAG file."""
     folder = tmp_path_factory.mktemp("local")
     (folder / "dags").mkdir()
-    (folder / "dags" / "toy.py").write_text(DAGS.replace("START", START))
-    (folder / "dags" / "broken.py").write_text("import airflow\nraise RuntimeError('cannot be imported')\n")
+    (folder / "dags" / "toy.py").write_text(DAG)
+    (folder / "dags" / "broken.py").write_text("# an airflow dag\nraise RuntimeError('cannot be imported')\n")
     with LocalAirflow(folder / "home", folder / "jobs", dags=folder / "dags") as running:
         eventually("both files were processed", lambda: running.import_errors() and is_known(running, "toy"))
         running.unpause("toy")
@@ -119,7 +121,7 @@ def test_the_log_of_a_failed_run_names_the_exception_and_the_line(airflow: Local
     assert airflow.wait("toy", run_id, 120) == "failed"
     told = airflow.failure("toy", run_id)
     assert "ValueError: a reason to remember" in told
-    assert "toy.py:8 in work" in told
+    assert "toy.py:10 in work" in told
     assert [run.run_id for run in airflow.failed_runs()] == [run_id]
 
 
@@ -140,11 +142,10 @@ def test_a_backfill_runs_every_interval_between_two_dates_both_included(airflow:
     first, last = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 3, tzinfo=UTC)
     airflow.backfill("toy", first, last, max_active_runs=2)
 
-    def finished() -> bool:
-        runs = [run for run in airflow.runs("toy") if run.kind == "backfill"]
-        return len(runs) >= 1 and all(run.state == "success" for run in runs)
+    def states() -> list[str]:
+        return [run.state for run in airflow.runs("toy") if run.kind == "backfill"]
 
-    eventually("the backfill has succeeded", finished)
+    eventually("three runs have succeeded", lambda: states() == ["success"] * 3)
 
 
 def test_waiting_longer_than_allowed_is_an_error_that_names_the_state(airflow: LocalAirflow):

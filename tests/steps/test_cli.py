@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import cli
+from pipeline import arguments, cli
 
 
 @pytest.fixture
@@ -49,9 +49,17 @@ def test_the_whole_loop_by_hand(home, capsys):
     assert retrained["outcome"] in ("kept", "dry_run")
     told = run(capsys, "explain", retrained["decision_ids"][0])[1]
     assert told["kind"] == "gate"
+    assert len(told["made_with"]) == 1
     assert run(capsys, "promote", "orders", "--version", "2", "--reason", "drill", "--at", "2026-01-18")[0] == 0
     status = run(capsys, "status")[1]["jobs"][0]
-    assert (status["champion"], status["intervals"]) == (2, 3)
+    assert (status["champion"], status["intervals"], status["rows_scored"]) == (2, 3, 300)
+    assert [d["id"].split("-")[0] for d in status["decisions"]] == [
+        "promotion",
+        "gate",
+        "trigger",
+        "promotion",
+        "trigger",
+    ]
     assert run(capsys, "rollback", "orders", "--reason", "drill over")[1]["model"]["version"] == 1
 
 
@@ -143,3 +151,135 @@ def test_init_writes_a_job_that_check_accepts_and_never_overwrites(home, capsys,
     assert Path(made["path"]) == home / "jobs" / "returns.yaml"
     assert run(capsys, "check", "returns")[0] == 0
     assert run(capsys, *arguments)[0] == 65
+
+
+def test_explain_tells_every_kind_of_decision_in_sentences(home, capsys):
+    made = run(capsys, "retrain", "orders", "--as-of", "2026-01-10", "--bootstrap")[1]
+    gated = run(capsys, "retrain", "orders", "--as-of", "2026-01-18")[1]
+    moved = run(capsys, "promote", "orders", "--version", "2", "--reason", "it is Friday", "--at", "2026-01-19")[1]
+    back = run(capsys, "rollback", "orders", "--reason", "it is Monday")[1]
+
+    def story(id):
+        assert cli.main(["explain", id]) == 0
+        return capsys.readouterr().out
+
+    first = story(made["decision_ids"][0])
+    assert "From 2026-01-10T00:00:00Z on version 1 is the champion of job orders, the first one." in first
+    assert "At the same time: At 2026-01-10T00:00:00Z the policy of job orders started a training (bootstrap)." in first
+    gate = story(gated["decision_ids"][0])
+    assert "the gate of job orders compared version 2 with the champion, version 1, and " in gate
+    assert "  roc_auc of the champion: 0." in gate
+    assert "version 1 was replaced." in story(moved["decision_id"])
+    assert "it is Friday" in story(moved["decision_id"])
+    assert "version 1 is again the champion of job orders; version 2 was withdrawn." in story(back["decision_id"])
+    code, error = run(capsys, "explain", "gate-000000000000")
+    assert (code, error["error"]) == (65, "InvalidRequest")
+
+
+def test_status_without_jobs_says_where_it_looked_and_names_broken_files(home, capsys):
+    (home / "jobs" / "orders.yaml").unlink()
+    (home / "jobs" / "bad.yaml").write_text("name: bad\n", encoding="utf-8")
+    assert cli.main(["status"]) == 0
+    said = capsys.readouterr()
+    assert said.out == f"no valid job in {home / 'jobs'}\n"
+    assert "not a valid job: " in said.err
+    assert "bad.yaml" in said.err
+    answer = run(capsys, "status")[1]
+    assert answer["jobs"] == []
+    assert len(answer["invalid"]) == 1
+
+
+def test_status_before_anything_happened_is_empty_and_no_error(home, capsys):
+    (row,) = run(capsys, "status", "orders")[1]["jobs"]
+    assert (row["champion"], row["intervals"], row["latest"], row["decisions"]) == (None, 0, None, [])
+    assert cli.main(["status", "orders"]) == 0
+    assert capsys.readouterr().out.startswith("orders: champion -, 0 intervals published to -, drift -, roc_auc - (-)")
+
+
+def test_wrong_usage_with_json_prints_one_object_as_well(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["score", "orders", "--json", "--start", "yesterday"])
+    said = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert json.loads(said.out)["error"] == "WrongUsage"
+    assert "yesterday" in json.loads(said.out)["message"]
+    assert "usage: pipeline score" in said.err
+
+
+def test_a_defect_exits_70_with_one_clear_line_after_its_traceback(home, capsys, monkeypatch):
+    monkeypatch.setenv("PIPELINE_HOME", "/dev/null/nowhere")
+    code = cli.main(["status", "--json"])
+    said = capsys.readouterr()
+    assert code == 70
+    assert json.loads(said.out)["error"] == "NotADirectoryError"
+    assert "Traceback" in said.err
+    assert said.err.splitlines()[-1].startswith("NotADirectoryError: ")
+    assert "report it" in said.err.splitlines()[-1]
+
+
+def test_an_interruption_exits_130_without_a_traceback(home, monkeypatch, capsys):
+    code = (
+        "import os, signal, sys\n"
+        "from pipeline import cli, jobfile\n"
+        "find = jobfile.find\n"
+        "jobfile.find = lambda *given: os.kill(os.getpid(), signal.SIGINT) or find(*given)\n"
+        "sys.exit(cli.main(['check', 'orders', '--json']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+    assert json.loads(done.stdout)["error"] == "Interrupted"
+
+
+def test_what_libraries_print_stays_out_of_the_answer(home, capsys, monkeypatch):
+    (home / "talkative.py").write_text(
+        "from sklearn.linear_model import LinearRegression\n"
+        "def build(job):\n    print('hello from the trainer')\n    return LinearRegression()\n",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(str(home))
+    document = json.loads((home / "jobs" / "orders.yaml").read_text(encoding="utf-8"))
+    document["model"] |= {"trainer": "talkative:build", "parameters": {}}
+    (home / "jobs" / "orders.yaml").write_text(json.dumps(document), encoding="utf-8")
+    code = cli.main(["retrain", "orders", "--as-of", "2026-01-10", "--bootstrap", "--json"])
+    said = capsys.readouterr()
+    assert (code, json.loads(said.out)["error"]) == (65, "TrainerFailed")
+    assert "hello from the trainer" in said.err
+
+
+def test_an_error_in_the_middle_of_a_span_says_what_was_done_before_it(home, capsys, world):
+    run(capsys, "retrain", "orders", "--as-of", "2026-01-10", "--bootstrap")
+    world.features(12).unlink()
+    code, error = run(capsys, "score", "orders", "--start", "2026-01-10", "--end", "2026-01-14")
+    assert (code, error["error"]) == (65, "NoData")
+    assert "2 interval(s) before this one are published" in error["left_behind"]
+    code, error = run(capsys, "monitor", "orders", "--start", "2026-01-10", "--end", "2026-01-14")
+    assert (code, error["error"]) == (65, "InvalidRequest")
+    assert "2 interval(s) before this one are monitored" in error["left_behind"]
+
+
+def test_a_relative_home_apart_from_the_registry_works_from_one_folder(home, capsys, monkeypatch):
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("PIPELINE_HOME", "state/here")
+    run(capsys, "retrain", "orders", "--as-of", "2026-01-10", "--bootstrap")
+    manifest = run(capsys, "score", "orders", "--start", "2026-01-10")[1]
+    assert Path(manifest["path"]).is_relative_to(home / "state" / "here" / "outputs" / "orders")
+    monkeypatch.chdir(home / "jobs")
+    monkeypatch.setenv("PIPELINE_HOME", "../state/here")
+    assert run(capsys, "score", "orders", "--start", "2026-01-10")[1]["status"] == "unchanged"
+    assert run(capsys, "score", "orders", "--start", "2026-01-11")[1]["model_version"] == 1
+
+
+def test_help_describes_every_argument_and_the_exit_codes(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    said = capsys.readouterr().out
+    assert "75" in said
+    assert "PIPELINE_HOME" in said
+    commands = next(a for a in arguments.parser()._actions if a.dest == "command" or a.choices).choices
+    undescribed = [
+        f"{name} {action.dest}"
+        for name, sub in commands.items()
+        for action in sub._actions
+        if not action.help and not action.choices
+    ]
+    assert undescribed == []

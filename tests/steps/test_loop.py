@@ -9,7 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import IntervalsMissing, InvalidRequest, LabelsOverdue, NoChampion, NotEnoughLabels
+from pipeline.errors import (
+    ContractViolation,
+    IntervalsMissing,
+    InvalidRequest,
+    LabelsOverdue,
+    NoChampion,
+    NotEnoughLabels,
+)
 from pipeline.reports import TriggerDecision
 from pipeline.steps import retrain
 
@@ -129,6 +136,51 @@ def test_labels_that_never_come_raise_once_and_are_evaluated_when_they_do(runtim
     assert (report.start, report.n) == (day(10), 300)
 
 
+def test_backfilled_intervals_are_judged_quietly_whoever_asks(changing, day):
+    runtime, job = changing
+    list(runtime.score(job, day(20), day(22), quiet=True))
+    assert [r.quiet for r in runtime.monitor(job, day(19), day(22))] == [False, True, True]
+    assert [r.quiet for r in runtime.evaluate(job, day(24))] == [False] * 10 + [True] * 2
+
+
+def test_evaluate_measures_again_what_was_published_anew_and_nothing_else(runtime, orders_on, world, day):
+    job = orders_on(world)
+    runtime.retrain(job, day(10), bootstrap=True)
+    list(runtime.score(job, day(10), day(12)))
+    assert len(runtime.evaluate(job, day(14))) == 2
+    world.rewrite(10, lambda table: table.slice(0, 200))
+    list(runtime.score(job, day(10)))
+    (report,) = runtime.evaluate(job, day(15))
+    assert (report.start, report.n) == (day(10), 200)
+    assert runtime.evaluate(job, day(16)) == []
+
+
+def test_evaluate_refuses_a_published_file_that_its_manifest_does_not_know(runtime, orders_on, world, day):
+    job = orders_on(world)
+    runtime.retrain(job, day(10), bootstrap=True)
+    (manifest,) = runtime.score(job, day(10))
+    published = pq.read_table(manifest.path, partitioning=None)
+    pq.write_table(published.slice(0, 100), manifest.path)
+    with pytest.raises(
+        ContractViolation, match=r"not the one that its manifest records.*pipeline score orders --start"
+    ):
+        runtime.evaluate(job, day(13))
+    Path(manifest.path).unlink()
+    with pytest.raises(ContractViolation, match=r"got no file"):
+        runtime.evaluate(job, day(13))
+    list(runtime.score(job, day(10)))
+    assert [r.n for r in runtime.evaluate(job, day(13))] == [300]
+
+
+def test_an_unlabelled_interval_is_reported_once_and_not_at_every_call(runtime, orders_on, world, day):
+    job = orders_on(world)
+    runtime.retrain(job, day(10), bootstrap=True)
+    list(runtime.score(job, day(10)))
+    world.labels(10).unlink()
+    assert [r.reason for r in runtime.evaluate(job, day(13))] == ["No label has come yet for 300 rows."]
+    assert runtime.evaluate(job, day(14)) == []
+
+
 def test_decide_fires_on_persistent_drift_only_after_the_cooldown(changing, day):
     runtime, job = changing
     list(runtime.monitor(job, day(10), day(15)))
@@ -199,7 +251,7 @@ def test_retrain_repeated_registers_and_promotes_once(changing, day):
 
 def test_retrain_knows_nothing_that_came_later(changing, day):
     runtime, job = changing
-    rows = retrain.collect(runtime.context(job), retrain.windows.history(job, day(20)), day(20))
+    rows, _ = retrain.collect(runtime.context(job), retrain.windows.history(job, day(20)), day(20))
     assert max(rows["event_ts"].to_pylist()) < day(18)
 
 

@@ -79,8 +79,11 @@ def test_a_replay_empties_only_a_workspace_that_a_replay_made(run, tmp_path):
     assert (precious / "thesis.txt").exists()
 
 
-def test_a_day_without_data_is_skipped_and_named(run, orders_on, world, day, tmp_path):
+def test_a_day_without_data_or_with_broken_data_is_skipped_and_named(run, orders_on, world, day, tmp_path):
     Path(world.features(12)).unlink()
+    world.features(13).write_bytes(b"half a delivery")
+    world.labels(10).write_bytes(b"half a delivery")
+    lines: list[str] = []
     report = replay(
         orders_on(world),
         day(10),
@@ -88,7 +91,10 @@ def test_a_day_without_data_is_skipped_and_named(run, orders_on, world, day, tmp
         policy="frozen",
         workspace=tmp_path / "w",
         jobs=tmp_path,
-        progress=lambda _: None,
+        progress=lines.append,
     )
-    assert report["skipped"] == ["2026-01-12T00:00:00Z"]
-    assert report["intervals"] == 4
+    assert report["skipped"] == ["2026-01-12T00:00:00Z", "2026-01-13T00:00:00Z"]
+    assert [row["n"] for row in report["metric"]["by_interval"]] == [0, 300, 300]
+    assert "no input for" in lines[2]
+    assert "not readable as Parquet" in lines[3]
+    assert sum("1 interval(s) cannot be measured: 2026-01-10" in line for line in lines) == 1

@@ -23,6 +23,10 @@ from pipeline.errors import (
     NoData,
     TooManyQuarantined,
 )
+from pipeline.ledger import Ledger
+from pipeline.runtime import Runtime
+from pipeline.steps import plan
+from pipeline.steps import score as scoring
 
 
 @pytest.fixture
@@ -214,3 +218,46 @@ def test_an_empty_partition_is_published_with_its_schema_when_the_job_allows_it(
     manifest = score(runtime, job, day(11))
     assert (manifest.rows_in, manifest.rows_scored) == (0, 0)
     assert pq.read_schema(manifest.path).names == ["row_id", "event_ts", "prediction", "score", "model_version"]
+
+
+class Killed(BaseException):
+    """Nothing that any handler expects, as a signal would be."""
+
+
+class DiesBeforeManifest(Ledger):
+    def record_manifest(self, manifest):
+        raise Killed
+
+
+def test_score_killed_between_publication_and_record_is_repaired_by_the_next_run(ready, orders, day, world):
+    with Runtime(ready.settings, ready.clock) as dying:
+        dying.ledger.close()
+        dying.ledger = DiesBeforeManifest(ready.settings.ledger_url, ready.clock)
+        with pytest.raises(Killed):
+            list(dying.score(orders, day(10)))
+    (published,) = Path(ready.context(orders).output, "predictions").rglob("*.parquet")
+    before = published.stat()
+    assert ready.ledger.manifests("orders") == []
+    manifest = score(ready, orders, day(10))
+    assert (manifest.status, published.stat().st_mtime_ns) == ("unchanged", before.st_mtime_ns)
+    assert [m.sha256 for m in ready.ledger.manifests("orders")] == [manifest.sha256]
+
+
+def test_a_plan_is_scored_by_its_own_version_whatever_becomes_champion_meanwhile(ready, orders, day):
+    context = ready.context(orders)
+    planned = plan.plan(context, orders.interval(day(14)))
+    ready.retrain(orders, day(14))
+    ready.promote(orders, 2, "meanwhile", day(14))
+    manifest = scoring.score(context, planned)
+    assert manifest.model_version == 1
+    assert set(pq.read_table(manifest.path, partitioning=None)["model_version"].to_pylist()) == {1}
+    assert score(ready, orders, day(14)).model_version == 2
+
+
+def test_a_scheduled_run_makes_a_backfilled_interval_count(ready, orders, day):
+    score(ready, orders, day(10), quiet=True)
+    assert [m.quiet for m in ready.ledger.manifests("orders")] == [True]
+    assert score(ready, orders, day(10)).status == "unchanged"
+    assert [m.quiet for m in ready.ledger.manifests("orders")] == [False]
+    score(ready, orders, day(10), quiet=True)
+    assert [m.quiet for m in ready.ledger.manifests("orders")] == [False]

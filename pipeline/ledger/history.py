@@ -1,15 +1,9 @@
-"""The ledger: append-only history of plans, manifests, verdicts, decisions, promotions and registered models.
-
-SQL through SQLAlchemy Core: SQLite embedded, PostgreSQL deployed. Rows are only ever added. Must not decide anything, and
-must not read a clock of its own.
-"""
+"""What the ledger records and how it is asked."""
 
 from __future__ import annotations
 
-import sqlite3
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
@@ -17,6 +11,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from pipeline.errors import InvalidRequest, LedgerUnavailable, ModelTampered
 from pipeline.intervals import Interval
+from pipeline.ledger import database
 from pipeline.reports import (
     Decision,
     DecisionKind,
@@ -35,64 +30,8 @@ if TYPE_CHECKING:
 AnyReport = TypeVar("AnyReport", bound=Report)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_BUSY_SECONDS = 30
-# One writer at a time: any constant that no other program on the database uses as an advisory lock.
-_WRITER_LOCK = 7_146_282_907
 # What a repeated call says about itself and not about the partition.
 _MARKS_OF_A_REPEAT = {"quiet": True, "status": "unchanged"}
-
-_metadata = sa.MetaData()
-
-
-def _instant(name: str) -> sa.Column[int]:
-    # Microseconds since 1970 UTC: they sort and compare alike in every database, texts with time zones do not.
-    return sa.Column(name, sa.BigInteger, nullable=False)
-
-
-def _table(name: str, *columns: sa.schema.SchemaItem, index: Sequence[str]) -> sa.Table:
-    return sa.Table(
-        name,
-        _metadata,
-        sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
-        sa.Column("job", sa.Text, nullable=False),
-        *columns,
-        _instant("recorded_at"),
-        sa.Column("payload", sa.Text, nullable=False),
-        sa.Index(f"{name}_by_{'_'.join(index)}", *index),
-        sqlite_autoincrement=True,
-    )
-
-
-def _interval_table(name: str, *columns: sa.Column[Any]) -> sa.Table:
-    return _table(
-        name,
-        _instant("interval_start"),
-        _instant("interval_end"),
-        *columns,
-        index=("job", "interval_start", "interval_end"),
-    )
-
-
-_plans = _interval_table("plans")
-_manifests = _interval_table("manifests")
-# Quiet reports (of backfills) have version 0 here: no decision may rest on them.
-_drift = _interval_table("drift", sa.Column("loud_version", sa.Integer, nullable=False))
-_performance = _interval_table("performance", _instant("as_of"), sa.Column("loud_version", sa.Integer, nullable=False))
-_decisions = _table(
-    "decisions",
-    sa.Column("decision", sa.Text, nullable=False, unique=True),
-    sa.Column("kind", sa.Text, nullable=False),
-    _instant("at"),
-    index=("job",),
-)
-_promotions = _table("promotions", _instant("effective_at"), index=("job", "effective_at"))
-_models = _table(
-    "models",
-    sa.Column("name", sa.Text, nullable=False),
-    sa.Column("version", sa.Integer, nullable=False),
-    sa.UniqueConstraint("name", "version"),
-    index=("job",),
-)
 
 
 class Ledger:
@@ -109,7 +48,7 @@ class Ledger:
             parsed = sa.make_url(url)
             self._shown = parsed.render_as_string(hide_password=True)
             with self._answering("being opened"):
-                self._engine = _engine(parsed)
+                self._engine = database.connect(parsed)
         except (ArgumentError, ImportError) as err:
             # Neither the text of the error nor its cause is passed on: both may hold the URL with its password.
             raise InvalidRequest(
@@ -119,7 +58,7 @@ class Ledger:
                 next_step="correct PIPELINE_LEDGER_URL, or install the extra 'postgres'",
             ) from None
         with self._writing() as connection:
-            _metadata.create_all(connection)
+            database.metadata.create_all(connection)
 
     def close(self) -> None:
         """Give back all connections; the ledger must not be used afterwards."""
@@ -127,30 +66,56 @@ class Ledger:
 
     def record_plan(self, plan: ScoringPlan) -> None:
         """Record a plan, unless it equals the latest one of its interval."""
-        self._record_interval(_plans, plan, plan.interval)
+        self._record_interval(database.plans, plan, plan.interval)
 
     def record_manifest(self, manifest: Manifest) -> None:
         """Record a manifest, unless it repeats the latest one of its interval."""
-        self._record_interval(_manifests, manifest, manifest.interval)
+        self._record_interval(database.manifests, manifest, manifest.interval)
 
     def manifest(self, job: str, interval: Interval) -> Manifest | None:
-        """The latest recorded manifest of the interval."""
-        where = [_manifests.c.job == job, *_at(_manifests, _interval_keys(interval))]
-        found = self._latest(Manifest, _manifests, where)
+        """The latest recorded manifest of the interval; ``None`` when it was never published."""
+        where = [database.manifests.c.job == job, *_at(database.manifests, _interval_keys(interval))]
+        found = self._latest(Manifest, database.manifests, where)
         return found[0] if found else None
 
     def manifests(self, job: str, *, ended_by: datetime | None = None, since: datetime | None = None) -> list[Manifest]:
         """The latest manifest of each interval with ``since < end <= ended_by``, by start."""
-        where = [_manifests.c.job == job]
+        where = [database.manifests.c.job == job]
         if ended_by is not None:
-            where.append(_manifests.c.interval_end <= _microseconds(ended_by))
+            where.append(database.manifests.c.interval_end <= _microseconds(ended_by))
         if since is not None:
-            where.append(_manifests.c.interval_end > _microseconds(since))
-        return self._latest(Manifest, _manifests, where)
+            where.append(database.manifests.c.interval_end > _microseconds(since))
+        return self._latest(Manifest, database.manifests, where)
+
+    def unmeasured(self, job: str, *, ended_by: datetime) -> list[Manifest]:
+        """Of `manifests`, those whose rows no recorded performance report has measured, by start."""
+        own, newer, done = database.manifests.c, database.manifests.alias().c, database.performance.c
+        same = [newer[name] == own[name] for name in ("job", "interval_start", "interval_end")]
+        at = [done[name] == own[name] for name in ("job", "interval_start", "interval_end")]
+        query = sa.select(own.payload).where(
+            own.job == job,
+            own.interval_end <= _microseconds(ended_by),
+            own.id == sa.select(sa.func.max(newer.id)).where(*same).scalar_subquery(),
+            ~sa.exists().where(*at, done.measured == own.id),
+        )
+        return self._read(Manifest, query.order_by(own.interval_start, own.interval_end))
+
+    def published(self, job: str) -> tuple[int, Manifest | None, Manifest | None]:
+        """How many intervals have a manifest, and the manifests of the first and of the latest one."""
+        columns, where = database.manifests.c, [database.manifests.c.job == job]
+        intervals = sa.select(columns.interval_start, columns.interval_end).where(*where).distinct().subquery()
+        start = intervals.c.interval_start
+        with self._answering("reading"), self._engine.connect() as connection:
+            count, *starts = connection.execute(
+                sa.select(sa.func.count(), sa.func.min(start), sa.func.max(start))
+            ).one()
+        edges = [self._latest(Manifest, database.manifests, [*where, columns.interval_start == at]) for at in starts]
+        first, latest = (found[-1] if found else None for found in edges)
+        return count, first, latest
 
     def record_drift(self, report: DriftReport) -> None:
         """Record a drift report, unless it repeats the latest one of its interval; a quiet one counts as a repeat."""
-        self._record_interval(_drift, report, Interval(report.start, report.end), facts=_loudness(report))
+        self._record_interval(database.drift, report, Interval(report.start, report.end), facts=_loudness(report))
 
     def drift(
         self, job: str, *, ended_by: datetime | None = None, last: int | None = None, loud_on: int | None = None
@@ -159,79 +124,106 @@ class Ledger:
 
         ``loud_on`` leaves out quiet reports and those on other model versions before anything is counted.
         """
-        where = [_drift.c.job == job]
+        where = [database.drift.c.job == job]
         if loud_on is not None:
-            where.append(_drift.c.loud_version == loud_on)
+            where.append(database.drift.c.loud_version == loud_on)
         if ended_by is not None:
-            where.append(_drift.c.interval_end <= _microseconds(ended_by))
-        return self._latest(DriftReport, _drift, where, last=last)
+            where.append(database.drift.c.interval_end <= _microseconds(ended_by))
+        return self._latest(DriftReport, database.drift, where, last=last)
 
-    def record_performance(self, report: PerformanceReport) -> None:
-        """Record a performance report, unless it repeats the latest one of its interval and ``as_of``."""
-        values = {"as_of": _microseconds(report.as_of)}
-        self._record_interval(_performance, report, Interval(report.start, report.end), values, facts=_loudness(report))
+    def record_performance(self, report: PerformanceReport, measured: Manifest | None = None) -> None:
+        """Record a performance report, unless it repeats the latest one of its interval and ``as_of``.
+
+        ``measured`` is the manifest whose rows the report is about; without it the interval stays `unmeasured`.
+        """
+        interval = Interval(report.start, report.end)
+        facts = {**_loudness(report), "measured": 0 if measured is None else self._manifest_id(measured)}
+        self._record_interval(
+            database.performance, report, interval, {"as_of": _microseconds(report.as_of)}, facts=facts
+        )
 
     def performance(
-        self, job: str, *, as_of: datetime | None = None, last: int | None = None, loud_on: int | None = None
+        self,
+        job: str,
+        *,
+        interval: Interval | None = None,
+        as_of: datetime | None = None,
+        last: int | None = None,
+        loud_on: int | None = None,
     ) -> list[PerformanceReport]:
         """What was known at ``as_of``: per interval the report with the latest ``as_of`` not after it, by start.
 
-        Only the ``last`` n intervals; ``loud_on`` as in `drift`.
+        Only the one ``interval``, or the ``last`` n of them; ``loud_on`` as in `drift`.
         """
-        where = [_performance.c.job == job]
+        where = [database.performance.c.job == job]
+        if interval is not None:
+            where += _at(database.performance, _interval_keys(interval))
         if loud_on is not None:
-            where.append(_performance.c.loud_version == loud_on)
+            where.append(database.performance.c.loud_version == loud_on)
         if as_of is not None:
-            where.append(_performance.c.as_of <= _microseconds(as_of))
-        return self._latest(PerformanceReport, _performance, where, _performance.c.as_of, last=last)
+            where.append(database.performance.c.as_of <= _microseconds(as_of))
+        return self._latest(PerformanceReport, database.performance, where, database.performance.c.as_of, last=last)
 
     def record_decision(self, decision: Decision) -> None:
         """Record a decision; one with a known id is the same decision and is not recorded again."""
         values = {"decision": decision.id, "kind": decision.kind, "at": _microseconds(decision.at)}
         with self._writing() as connection:
-            known = sa.select(_decisions.c.id).where(_decisions.c.decision == decision.id)
+            known = sa.select(database.decisions.c.id).where(database.decisions.c.decision == decision.id)
             if connection.execute(known).first() is None:
-                self._insert(connection, _decisions, decision.job, decision, values)
+                self._insert(connection, database.decisions, decision.job, decision, values)
 
     def decision(self, id: str) -> Decision | None:
-        """The decision with that id."""
-        found = self._read(Decision, sa.select(_decisions.c.payload).where(_decisions.c.decision == id))
+        """The decision with that id; ``None`` when there is none."""
+        found = self._read(Decision, sa.select(database.decisions.c.payload).where(database.decisions.c.decision == id))
         return found[0] if found else None
 
     def decisions(
-        self, job: str | None = None, *, kind: DecisionKind | None = None, until: datetime | None = None
+        self,
+        job: str | None = None,
+        *,
+        kind: DecisionKind | Sequence[DecisionKind] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        last: int | None = None,
     ) -> list[Decision]:
-        """All decisions, or those of one job and kind made at or before ``until``, in order of recording."""
-        query = sa.select(_decisions.c.payload).order_by(_decisions.c.id)
+        """All decisions, or those of one job and kind(s) with ``since <= at <= until``, in order of recording.
+
+        Only the ``last`` n recorded of them.
+        """
+        query = sa.select(database.decisions.c.payload)
         if job is not None:
-            query = query.where(_decisions.c.job == job)
+            query = query.where(database.decisions.c.job == job)
         if kind is not None:
-            query = query.where(_decisions.c.kind == kind)
+            query = query.where(database.decisions.c.kind.in_([kind] if isinstance(kind, str) else kind))
+        if since is not None:
+            query = query.where(database.decisions.c.at >= _microseconds(since))
         if until is not None:
-            query = query.where(_decisions.c.at <= _microseconds(until))
-        return self._read(Decision, query)
+            query = query.where(database.decisions.c.at <= _microseconds(until))
+        return self._read(Decision, query.order_by(database.decisions.c.id.desc()).limit(last))[::-1]
 
     def record_promotion(self, promotion: Promotion) -> None:
         """Record a move of the champion alias, unless it equals the one recorded last for the job."""
         with self._writing() as connection:
-            last = sa.select(_promotions.c.payload).where(_promotions.c.job == promotion.job)
-            payload = connection.scalar(last.order_by(_promotions.c.id.desc()).limit(1))
+            last = sa.select(database.promotions.c.payload).where(database.promotions.c.job == promotion.job)
+            payload = connection.scalar(last.order_by(database.promotions.c.id.desc()).limit(1))
             if payload is None or Promotion.model_validate_json(payload) != promotion:
                 values = {"effective_at": _microseconds(promotion.effective_at)}
-                self._insert(connection, _promotions, promotion.job, promotion, values)
+                self._insert(connection, database.promotions, promotion.job, promotion, values)
 
     def promotions(self, job: str) -> list[Promotion]:
-        """The job's promotions by ``effective_at``, those of one instant in order of recording."""
-        query = sa.select(_promotions.c.payload).where(_promotions.c.job == job)
-        return self._read(Promotion, query.order_by(_promotions.c.effective_at, _promotions.c.id))
+        """The job's promotions in order of recording; the alias belongs to the version of the last one."""
+        query = sa.select(database.promotions.c.payload).where(database.promotions.c.job == job)
+        return self._read(Promotion, query.order_by(database.promotions.c.id))
 
-    def champion(self, job: str, at: datetime) -> Promotion | None:
-        """The promotion in effect at ``at``: the last one effective by then, of one instant the last recorded."""
-        query = sa.select(_promotions.c.payload).where(
-            _promotions.c.job == job, _promotions.c.effective_at <= _microseconds(at)
-        )
-        newest = query.order_by(_promotions.c.effective_at.desc(), _promotions.c.id.desc()).limit(1)
-        found = self._read(Promotion, newest)
+    def champion(self, job: str, at: datetime | None = None) -> Promotion | None:
+        """The promotion in effect at ``at``: of those effective by then the one recorded last; without ``at``, of all.
+
+        A promotion rules from its ``effective_at`` on, over whatever was recorded before it.
+        """
+        query = sa.select(database.promotions.c.payload).where(database.promotions.c.job == job)
+        if at is not None:
+            query = query.where(database.promotions.c.effective_at <= _microseconds(at))
+        found = self._read(Promotion, query.order_by(database.promotions.c.id.desc()).limit(1))
         return found[0] if found else None
 
     def record_model(self, job: str, registered: RegisteredModel) -> None:
@@ -240,7 +232,9 @@ class Ledger:
         with self._writing() as connection:
             payload = connection.scalar(_model_payload(model.name, model.version))
             if payload is None:
-                self._insert(connection, _models, job, registered, {"name": model.name, "version": model.version})
+                self._insert(
+                    connection, database.models, job, registered, {"name": model.name, "version": model.version}
+                )
             elif (known := RegisteredModel.model_validate_json(payload)) != registered:
                 raise ModelTampered(
                     f"version {model.version} of model {model.name!r} is recorded with other facts",
@@ -250,15 +244,25 @@ class Ledger:
                 )
 
     def model(self, name: str, version: int) -> RegisteredModel | None:
-        """The recorded facts of one version."""
+        """The recorded facts of one version; ``None`` when no job of this ledger registered it."""
         found = self._read(RegisteredModel, _model_payload(name, version))
         return found[0] if found else None
 
     def models(self, job: str) -> list[RegisteredModel]:
         """The versions that the job registered, in order of recording."""
         return self._read(
-            RegisteredModel, sa.select(_models.c.payload).where(_models.c.job == job).order_by(_models.c.id)
+            RegisteredModel,
+            sa.select(database.models.c.payload).where(database.models.c.job == job).order_by(database.models.c.id),
         )
+
+    def _manifest_id(self, manifest: Manifest) -> int:
+        """The row of a recorded manifest; 0 when it is not recorded as it is."""
+        where = [database.manifests.c.job == manifest.job, *_at(database.manifests, _interval_keys(manifest.interval))]
+        query = sa.select(sa.func.max(database.manifests.c.id)).where(
+            *where, database.manifests.c.payload == manifest.model_dump_json()
+        )
+        with self._answering("reading"), self._engine.connect() as connection:
+            return connection.scalar(query) or 0
 
     def _record_interval(
         self,
@@ -324,47 +328,6 @@ class Ledger:
             ) from err
 
 
-def _engine(url: sa.URL) -> sa.Engine:
-    """An engine whose transactions hold the writers' lock from their beginning when they carry the option ``writes``."""
-    if url.get_backend_name() != "sqlite":
-        engine = sa.create_engine(url, pool_pre_ping=True, hide_parameters=True)
-        sa.event.listen(engine, "begin", _begin_postgresql)
-        return engine
-    Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
-    engine = sa.create_engine(url, connect_args={"timeout": _BUSY_SECONDS}, hide_parameters=True)
-    sa.event.listen(engine, "connect", _set_up_sqlite)
-    sa.event.listen(engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _begin_postgresql(connection: sa.Connection) -> None:
-    if _writes(connection):
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITER_LOCK})")
-
-
-def _begin_sqlite(connection: sa.Connection) -> None:
-    # A transaction that reads first and writes later fails at once when another has written meanwhile, busy timeout or
-    # not; one that takes the write lock at its beginning waits for it.
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if _writes(connection) else "BEGIN")
-
-
-def _writes(connection: sa.Connection) -> bool:
-    return bool(connection.get_execution_options().get("writes"))
-
-
-def _set_up_sqlite(connection: sqlite3.Connection, _: object) -> None:
-    # Transactions are begun by the listener above, not by the driver.
-    connection.isolation_level = None
-    for _ in range(10):
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            return
-        except sqlite3.OperationalError:
-            # The switch does not wait for other processes that open the same new file; this does.
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute("ROLLBACK")
-
-
 def _loudness(report: DriftReport | PerformanceReport) -> dict[str, int]:
     return {"loud_version": 0 if report.quiet else report.model_version}
 
@@ -384,7 +347,9 @@ def _interval_keys(interval: Interval) -> dict[str, int]:
 
 
 def _model_payload(name: str, version: int) -> sa.Select[Any]:
-    return sa.select(_models.c.payload).where(_models.c.name == name, _models.c.version == version)
+    return sa.select(database.models.c.payload).where(
+        database.models.c.name == name, database.models.c.version == version
+    )
 
 
 def _microseconds(instant: datetime) -> int:
