@@ -165,8 +165,9 @@ def mixes_intervals(template: str, cadence: Cadence) -> bool:
     step = granule(template)
     if step is None:
         return True
-    units = ("m", "h", "d", "w", "mo")
-    return (units.index(step.unit), step.count) > (units.index(cadence.unit), cadence.count)
+    # A month is longer than every other cadence, so its shortest length will do.
+    days = {"m": 1 / 1440, "h": 1 / 24, "d": 1, "w": 7, "mo": 28}
+    return step.count * days[step.unit] > cadence.count * days[cadence.unit]
 
 
 def partitions(template: str, span: Interval) -> list[str]:

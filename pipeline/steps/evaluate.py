@@ -67,19 +67,22 @@ def evaluate(ctx: JobContext, as_of: datetime, *, quiet: bool = False) -> list[P
 
 def _is_known(ctx: JobContext, manifest: Manifest, report: PerformanceReport) -> bool:
     """Whether the last report on the interval said the same, and was heard if this one is to be."""
-    for earlier in ctx.ledger.performance(ctx.job.name, interval=manifest.interval):
-        same = (earlier.reason, earlier.model_version, earlier.n) == (report.reason, report.model_version, report.n)
-        return same and (report.quiet or not earlier.quiet)
-    return False
+    found = ctx.ledger.performance(ctx.job.name, interval=manifest.interval)
+    if not found:
+        return False
+    earlier = found[-1]
+    same = (earlier.reason, earlier.model_version, earlier.n) == (report.reason, report.model_version, report.n)
+    return same and (report.quiet or not earlier.quiet)
 
 
 def _evaluate(ctx: JobContext, manifest: Manifest, as_of: datetime, quiet: bool) -> PerformanceReport:
     job = ctx.job
-    rows = _predictions(ctx, manifest)
-    joined = labels.join(ctx, rows, manifest.interval, as_of)
-    due = manifest.end + job.labels.mature_after + job.labels.overdue_after
-    if joined.num_rows == 0:
-        reason = f"{_OVERDUE}: none of" if as_of >= due and rows.num_rows else "No label has come yet for"
+    # A feed that stopped leaves many intervals to look at again and again: that must cost no more than a listing each.
+    come = labels.files(ctx, manifest.interval)
+    joined = labels.join(ctx, _predictions(ctx, manifest), manifest.interval, as_of) if come else None
+    if joined is None or joined.num_rows == 0:
+        is_due = as_of >= manifest.end + job.labels.mature_after + job.labels.overdue_after
+        reason = f"{_OVERDUE}: none of" if is_due and manifest.rows_scored else "No label has come yet for"
         return _unmeasurable(ctx, manifest, as_of, quiet, f"{reason} {manifest.rows_scored} rows.")
     model = ctx.load(manifest.model_version)
     measured = outcomes(ctx, joined, model)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.intervals import Interval
+    from pipeline.reports import InputFile
     from pipeline.steps.context import JobContext
 
 _ROW, _ARRIVED = "__row__", "__arrived__"
@@ -54,16 +55,18 @@ def join(ctx: JobContext, rows: pa.Table, interval: Interval, as_of: datetime) -
     return joined
 
 
+def files(ctx: JobContext, interval: Interval) -> list[InputFile]:
+    """The label files of one interval with size and SHA-256, sorted by path; empty when none has come."""
+    return ctx.storage.inputs(ctx.job.labels.uri, partitions(ctx.job.label_partition, interval))
+
+
 def _known(ctx: JobContext, rows: pa.Table, interval: Interval, as_of: datetime) -> pa.Table | None:
     """Key and label of those rows whose label had arrived, one row per key; ``None`` when there is none."""
     job, labels = ctx.job, ctx.job.labels
-    files = ctx.storage.inputs(labels.uri, partitions(job.label_partition, interval))
-    if not files:
-        return None
     key = list(job.features.key)
     hashes = np.sort(engine.row_hashes(rows, key))
     parts = []
-    for file in files:
+    for file in files(ctx, interval):
         schema = ctx.storage.schema(file)
         columns = [*key, labels.column, *([labels.available_at] if labels.available_at else [])]
         _check(ctx, interval, file.path, schema, rows.schema, columns)

@@ -238,7 +238,11 @@ def _class_name(value: object) -> str:
 
 
 def require_champion_absent(ctx: JobContext, as_of: datetime) -> None:
-    """Raise `InvalidRequest` when a bootstrap is asked for although a champion exists that is not this bootstrap's."""
+    """Raise `InvalidRequest` when a bootstrap is asked for although a champion exists that is not this bootstrap's.
+
+    Raises `AliasConflict` when the registry has a champion that the ledger does not know.
+    """
+    champion.latest(ctx)
     promotions = ctx.ledger.promotions(ctx.job.name)
     if promotions and ctx.registered(promotions[0].model.version).as_of != as_of:
         first = promotions[0]

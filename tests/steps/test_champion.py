@@ -151,6 +151,7 @@ def test_another_deployments_alias_is_named_before_anything_is_trained_over_it(r
         with pytest.raises(AliasConflict):
             other.retrain(job, day(12), bootstrap=True)
     assert ready.registry.champion("orders") == 1
+    assert ready.registry.versions("orders") == [1]
 
 
 def test_each_rollback_goes_one_champion_further_back_and_the_first_one_stays(three, job, day):

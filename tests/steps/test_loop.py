@@ -90,8 +90,9 @@ def test_evaluate_takes_the_latest_correction_of_a_label(runtime, orders_on, wor
 
     def correct(table: pa.Table) -> pa.Table:
         later = pa.array([day(12)] * table.num_rows, pa.timestamp("us", "UTC"))
+        # In the file the correction comes first: the arrival decides, not the order.
         return pa.concat_tables(
-            [table, table.set_column(1, "label", predicted).set_column(2, "label_available_at", later)]
+            [table.set_column(1, "label", predicted).set_column(2, "label_available_at", later), table]
         )
 
     world.rewrite(10, correct, labels=True)

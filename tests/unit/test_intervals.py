@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from pipeline.intervals import Cadence, Interval, format_instant, granule, parse_instant, partitions
+from pipeline.intervals import Cadence, Interval, format_instant, granule, mixes_intervals, parse_instant, partitions
 
 CADENCES = ["1m", "5m", "15m", "30m", "60m", "1h", "6h", "12h", "24h", "1d", "1w", "1mo", "3mo", "12mo"]
 EAST = timezone(timedelta(hours=2))
@@ -203,3 +203,22 @@ def test_a_template_without_time_covers_everything_in_one_folder():
 )
 def test_partitions_are_the_folders_that_overlap_a_span(template, span, names):
     assert partitions(template, Interval(at(span[0]), at(span[1]))) == names
+
+
+@pytest.mark.parametrize(
+    ("template", "alone", "mixed"),
+    [
+        ("", "", "15m 1h 1d 1w 1mo 12mo"),
+        ("all", "", "1d 12mo"),
+        ("ds=%Y-%m-%d/hm=%H%M", "1m 15m 60m 1d 1mo", ""),
+        ("ds=%Y-%m-%d/hr=%H", "60m 1h 6h 1d 1w 1mo", "15m 30m"),
+        ("ds=%Y-%m-%d", "24h 1d 1w 1mo", "1m 1h 12h"),
+        ("month=%Y-%m", "1mo 3mo 12mo", "1h 1d 1w"),
+        ("year=%Y", "12mo", "1w 1mo 3mo"),
+    ],
+)
+def test_folders_that_cover_more_time_than_an_interval_mix_intervals_wherever_the_schedule_starts(
+    template, alone, mixed
+):
+    assert not [name for name in alone.split() if mixes_intervals(template, Cadence.parse(name))]
+    assert [name for name in mixed.split() if not mixes_intervals(template, Cadence.parse(name))] == []
