@@ -81,6 +81,9 @@ def effect(reference: Array, current: Array, kind: Kind) -> float:
 def psi(reference: Array, current: Array, kind: Kind, bins: int = 10) -> float:
     """Population stability index; by convention below 0.1 is stable and from 0.25 on is a large shift.
 
+    The sum over bins of ``(q - p) * ln(q / p)``, the symmetric Kullback-Leibler divergence of Jeffreys (1946), with the
+    reading of the credit scoring literature (Siddiqi 2006, Credit Risk Scorecards).
+
     Numbers are counted in bins between the reference's quantiles (a value that fills a whole bin gets one to itself), over
     the rows that hold a value; categories one by one, missing included. Half a row is added to every bin, which keeps the
     index finite where a side has an empty bin. Raises ``ValueError`` when a side has nothing to count.

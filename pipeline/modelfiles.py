@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import platform
+import warnings
 import zipfile
 from datetime import UTC
 from importlib.metadata import version as installed
@@ -116,11 +117,11 @@ def read(files: Mapping[str, bytes], ref: ModelRef, trusted_types: Sequence[str]
     The estimator may consist of `TRUSTED_TYPES`, of what skops trusts by itself, and of ``trusted_types``; anything
     else is `ModelTampered`. Raises `TerminalError` when this environment cannot load it.
     """
-    import skops.io
+    skops_io = _skops_io()
     from skops.io.exceptions import UntrustedTypesFoundException
 
     try:
-        estimator = skops.io.loads(files[_MODEL], trusted=[*TRUSTED_TYPES, *trusted_types])
+        estimator = skops_io.loads(files[_MODEL], trusted=[*TRUSTED_TYPES, *trusted_types])
     except UntrustedTypesFoundException as err:
         raise ModelTampered(
             f"version {ref.version} of model {ref.name!r} was not loaded: file {_MODEL!r} holds types that are not trusted",
@@ -176,15 +177,22 @@ def _signature(kind: str) -> dict[str, Any]:
     return {"type": _MLFLOW_TYPES.get(kind, "string"), "required": True}
 
 
+def _skops_io() -> Any:
+    """The module skops.io, imported quietly."""
+    # The import reads every attribute of every loaded module: in an Airflow task 1,500 deprecation warnings of others.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import skops.io
+    return skops.io
+
+
 def _canonical_skops(estimator: Any) -> bytes:
     """The skops archive of ``estimator`` without what varies between equal estimators.
 
     skops names objects and archive members by memory address or at random; here they are numbered as they appear.
     """
-    import skops.io
-
     try:
-        archive = zipfile.ZipFile(io.BytesIO(skops.io.dumps(estimator)))
+        archive = zipfile.ZipFile(io.BytesIO(_skops_io().dumps(estimator)))
     except Exception as err:
         raise TrainerFailed(
             f"an estimator of type {type(estimator).__qualname__} cannot be saved with skops",
