@@ -15,7 +15,7 @@ export UV_COMPILE_BYTECODE = 1
 export UV_LINK_MODE = copy
 export VIRTUAL_ENV = $(CURDIR)/$(VENV)
 
-.PHONY: help install lint format test demo airflow up down bench lock clean
+.PHONY: help install lint format test test-faults demo airflow up down bench lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ format: install ## Rewrite the code in the project's style
 test: install ## Run all tests
 	$(BIN)/pytest -n 2 --dist loadfile
 
+test-faults: install ## Run every fault attack at full scale (about half an hour); figures in benchmarks/out/faults.json
+	PIPELINE_FAULTS=full $(BIN)/pytest tests/faults --durations=15
+
 demo: install ## Run the whole loop through a real Airflow: JOB=file FROM=date TO=date for your own job
 	$(BIN)/python -m examples.demo $(if $(JOB),--job $(JOB)) $(if $(FROM),--from $(FROM)) $(if $(TO),--to $(TO))
 
@@ -64,5 +67,5 @@ clean: ## Remove the environment and the demo
 
 lock: install ## Resolve the dependencies again and write requirements.lock
 	rm -f requirements.lock
-	$(BIN)/uv pip compile pyproject.toml --extra postgres --group dev --universal --python-version 3.11 \
+	$(BIN)/uv pip compile pyproject.toml --extra postgres --extra s3 --group dev --universal --python-version 3.11 \
 		--generate-hashes --no-header --no-annotate --quiet --output-file requirements.lock

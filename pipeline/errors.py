@@ -44,7 +44,7 @@ class PipelineError(Exception):
             parts.append(f"next: {self.next_step}")
         return "; ".join(part for part in parts if part)
 
-    def attrs(self) -> dict[str, str]:
+    def attrs(self) -> dict[str, Any]:
         """The evidence as a flat dict for structured logs and ``--json`` output."""
         return {"error": type(self).__name__, "message": str(self), **self.__dict__}
 
@@ -52,7 +52,7 @@ class PipelineError(Exception):
         return _rebuild, (type(self), self.__dict__)
 
 
-def _rebuild(kind: type[PipelineError], attributes: dict[str, str]) -> PipelineError:
+def _rebuild(kind: type[PipelineError], attributes: dict[str, Any]) -> PipelineError:
     error = kind.__new__(kind)
     error.__dict__.update(attributes)
     Exception.__init__(error, error._message())
@@ -89,6 +89,16 @@ class NoData(TerminalError):
 
 class ContractViolation(TerminalError):
     """The input's columns, types or blocking expectations differ from what the job declares."""
+
+
+class FileRejected(ContractViolation):
+    """One input file cannot be used: ``path`` below its root, ``code`` for the reason, ``rows`` as far as it is known."""
+
+    def __init__(self, what: str, *, path: str = "", code: str = "", rows: int | None = None, **evidence: str) -> None:
+        self.path = path
+        self.code = code
+        self.rows = rows
+        super().__init__(what, **evidence)
 
 
 class TooManyQuarantined(TerminalError):
@@ -137,6 +147,10 @@ class LedgerUnavailable(TransientError):
 
 class StorageUnavailable(TransientError):
     """The storage did not answer, or refused a read or a write."""
+
+
+class PublishConflict(TransientError):
+    """Another run published the same partition in the meantime; its file stays, and this run's was removed."""
 
 
 class InputChanged(TransientError):

@@ -58,7 +58,7 @@ def compare(
     better = low > _ROUNDING * abs(value_old) and gain >= policy.min_gain
     numbers = (
         f"{metric} {value_new:.5g} against the champion's {value_old:.5g} on the same {n} rows: gain {gain:.4g}, "
-        f"lower {100 * policy.confidence:g}% bound {low:.4g} over {units} resampled {'rows' if units == n else 'intervals'}"
+        f"lower {100 * policy.confidence:g}% bound {low:.4g} over {units} resampled {'rows' if units == n else 'days'}"
     )
     needed = f"above 0 and a gain of at least {policy.min_gain:g}" if policy.min_gain else "above 0"
     reason = f"{numbers}; a bound {needed} is needed; the {'challenger wins' if better else 'champion stays'}."

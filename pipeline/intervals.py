@@ -51,10 +51,6 @@ class Interval:
     def __str__(self) -> str:
         return f"[{format_instant(self.start)}, {format_instant(self.end)})"
 
-    def overlaps(self, other: Interval) -> bool:
-        """Whether the two share at least one instant."""
-        return self.start < other.end and other.start < self.end
-
 
 @dataclass(frozen=True, slots=True)
 class Cadence:

@@ -41,6 +41,19 @@ class InputFile(Report):
     path: str = Field(description="Path relative to the source's root; what the fingerprint uses.")
     size: int
     sha256: str
+    mark: str = Field(
+        default="", description="What the file system tells that changes with the content: cheap to look at again."
+    )
+
+
+class RejectedFile(Report):
+    """An input file that could not be used: none of its rows was scored; the file itself stays where it is."""
+
+    path: str
+    sha256: str
+    reason: str = Field(description="Reason code, e.g. corrupt, timeout, schema.")
+    rows: int | None = Field(description="Rows that its footer declares; null when not even that can be read.")
+    detail: str
 
 
 class ScoringPlan(Report):
@@ -107,6 +120,7 @@ class Manifest(Report):
     sha256: str = Field(description="Digest of the published file's bytes.")
     code_version: str
     quarantine_path: str | None
+    rejected_files: tuple[RejectedFile, ...] = ()
     report_uri: str | None
     status: Literal["published", "unchanged"]
     quiet: bool = False

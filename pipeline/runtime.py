@@ -18,7 +18,7 @@ from pipeline.reports import TriggerDecision
 from pipeline.settings import Settings
 from pipeline.steps import champion, evaluate, monitor, plan, promote, restate, retrain, score
 from pipeline.steps.context import JobContext
-from pipeline.storage import Storage
+from pipeline.storage import Inputs, Storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,6 +49,7 @@ class Runtime:
         self.ledger = Ledger(settings.ledger_url, clock)
         local = settings.tracking_uri.startswith("sqlite:")
         self.registry = Registry(settings.tracking_uri, settings.home / "models" if local else None)
+        self.inputs = Inputs(settings.home / "scratch")
         self.storage = Storage(settings.home / "scratch")
 
     @classmethod
@@ -75,7 +76,7 @@ class Runtime:
     def context(self, job: JobSpec) -> JobContext:
         """What the steps of one job work with: the job, the root of its outputs, and the opened adapters."""
         output = job.output.uri or str(self.settings.home / "outputs" / job.name)
-        return JobContext(job, output, self.storage, self.ledger, self.registry)
+        return JobContext(job, output, self.inputs, self.storage, self.ledger, self.registry)
 
     def score(
         self,

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from pipeline.job import JobSpec
 
+pytest_plugins = ["tests.worlds"]
+
 # Read by the libraries when they are imported, so before anything else.
 os.environ.update(
     MLFLOW_DISABLE_TELEMETRY="true",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import pyarrow as pa
 
 from pipeline.errors import ContractViolation, InvalidRequest
-from pipeline.storage import Storage, Target
+from pipeline.storage import Inputs, Storage, Target
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +30,7 @@ class JobContext:
 
     job: JobSpec
     output: str
+    inputs: Inputs
     storage: Storage
     ledger: Ledger
     registry: Registry

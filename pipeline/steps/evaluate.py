@@ -131,7 +131,7 @@ def _unmeasurable(ctx: JobContext, manifest: Manifest, as_of: datetime, quiet: b
 def _predictions(ctx: JobContext, manifest: Manifest) -> pa.Table:
     """Key, time, prediction and score columns of the published rows, at most ``performance.max_rows`` of them."""
     job = ctx.job
-    files = ctx.storage.inputs(f"{ctx.output}/predictions", [job.output_partition(manifest.interval)])
+    files = ctx.inputs.files(f"{ctx.output}/predictions", [job.output_partition(manifest.interval)])
     if [file.sha256 for file in files] != [manifest.sha256]:
         raise ContractViolation(
             f"job {job.name!r}: the published file of {manifest.interval} is not the one that its manifest records",
@@ -139,9 +139,9 @@ def _predictions(ctx: JobContext, manifest: Manifest) -> pa.Table:
             got=", ".join(f"sha256 {file.sha256}" for file in files) or "no file",
             next_step=f"pipeline score {job.name} --start {format_instant(manifest.start)} publishes it again",
         )
-    names = [name for name in ctx.storage.schema(files[0]).names if name != "model_version"]
+    names = [name for name in ctx.inputs.schema(files[0]).names if name != "model_version"]
     sample = KeySample(job.features.key, job.performance.max_rows, job.model.seed)
-    for batch in ctx.storage.batches(files, names):
+    for batch in ctx.inputs.batches(files, names):
         sample.add(batch)
     table = sample.table()
     return ctx.storage.read(manifest.path, names) if table is None else table

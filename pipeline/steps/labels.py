@@ -57,7 +57,7 @@ def join(ctx: JobContext, rows: pa.Table, interval: Interval, as_of: datetime) -
 
 def files(ctx: JobContext, interval: Interval) -> list[InputFile]:
     """The label files of one interval with size and SHA-256, sorted by path; empty when none has come."""
-    return ctx.storage.inputs(ctx.job.labels.uri, partitions(ctx.job.label_partition, interval))
+    return ctx.inputs.files(ctx.job.labels.uri, partitions(ctx.job.label_partition, interval))
 
 
 def _known(ctx: JobContext, rows: pa.Table, interval: Interval, as_of: datetime) -> pa.Table | None:
@@ -67,12 +67,12 @@ def _known(ctx: JobContext, rows: pa.Table, interval: Interval, as_of: datetime)
     hashes = np.sort(engine.row_hashes(rows, key))
     parts = []
     for file in files(ctx, interval):
-        schema = ctx.storage.schema(file)
+        schema = ctx.inputs.schema(file)
         columns = [*key, labels.column, *([labels.available_at] if labels.available_at else [])]
         _check(ctx, interval, file.path, schema, rows.schema, columns)
         within = interval if _tells_intervals(ctx, schema) else None
         wanted = dict.fromkeys([*columns, *([job.features.time] if within else [])])
-        for batch in ctx.storage.batches([file], list(wanted)):
+        for batch in ctx.inputs.batches([file], list(wanted)):
             arrived = _arrived(ctx, pa.Table.from_batches([batch]), within, as_of)
             # Different keys may share a hash; the join sorts them out.
             mine = arrived.filter(pa.array(_contains(hashes, engine.row_hashes(arrived, key))))

@@ -53,7 +53,7 @@ def plan(ctx: JobContext, interval: Interval, *, model: ModelPolicy = "as_of", q
 
 def input_files(ctx: JobContext, interval: Interval) -> list[InputFile]:
     """The feature files of one interval with size and SHA-256, sorted by path; empty when there are none."""
-    return ctx.storage.inputs(ctx.job.features.uri, partitions(ctx.job.feature_partition, interval))
+    return ctx.inputs.files(ctx.job.features.uri, partitions(ctx.job.feature_partition, interval))
 
 
 def resolve(ctx: JobContext, interval: Interval, model: ModelPolicy) -> ModelRef:

@@ -39,7 +39,7 @@ def opened(ctx: JobContext, interval: Interval, files: Sequence[InputFile], *, u
 
     ``used_only`` leaves out the columns that the job does not name.
     """
-    schemas = {file.path: _plain(ctx.storage.schema(file)) for file in files}
+    schemas = {file.path: _plain(ctx.inputs.schema(file)) for file in files}
     first = next(iter(schemas.values()))
     problems = contract_problems(first, ctx.job) or mixed_schema_problems(schemas, ctx.job)
     if problems:
@@ -62,7 +62,7 @@ def checked(ctx: JobContext, source: OpenedInput) -> Iterator[CheckedBatch]:
 
     Raises `InputChanged` when a file is not, or does not stay, the one that was listed.
     """
-    for batch in ctx.storage.batches(source.files, source.schema.names):
+    for batch in ctx.inputs.batches(source.files, source.schema.names):
         columns = [rules.plain(column) for column in batch.columns]
         yield source.checker.check(pa.RecordBatch.from_arrays(columns, schema=source.schema))
 

@@ -3,8 +3,9 @@
 The only package that writes data files. Must not import pandas and must not know what the columns mean.
 """
 
+from pipeline.storage.inputs import Inputs
 from pipeline.storage.parquet import ROW_GROUP, Staged
 from pipeline.storage.store import Storage
 from pipeline.storage.targets import Published, Target
 
-__all__ = ["ROW_GROUP", "Published", "Staged", "Storage", "Target"]
+__all__ = ["ROW_GROUP", "Inputs", "Published", "Staged", "Storage", "Target"]

@@ -118,6 +118,24 @@ def answering(
         ) from err
 
 
+@contextmanager
+def fetched(uri: str, scratch: Path) -> Iterator[Path]:
+    """The file on this machine: a local one as it is, a remote one copied as a whole into ``scratch`` for the time being.
+
+    Range reads of an object that is replaced meanwhile mix old and new row groups silently; a copy cannot.
+    """
+    place = Place.of(uri)
+    if local := place.local:
+        yield local
+        return
+    copy = temporary(scratch, "copy")
+    try:
+        place.fs.get_file(place.path, str(copy))
+        yield copy
+    finally:
+        copy.unlink(missing_ok=True)
+
+
 def digest(stream: BinaryIO) -> tuple[str, int]:
     """SHA-256 (hex) and number of the bytes that are left in ``stream``."""
     sha, size = hashlib.sha256(), 0

@@ -184,7 +184,7 @@ def test_fewer_than_seven_intervals_are_resampled_by_rows(rng: np.random.Generat
     six, seven = (judged(champion, challenger, np.arange(600) * k // 600) for k in (6, 7))
     assert six == by_rows
     assert "600 resampled rows" in six.reason
-    assert "7 resampled intervals" in seven.reason
+    assert "7 resampled days" in seven.reason
     assert seven.low != six.low
 
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 PIPELINE = ROOT / "pipeline"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "intervals", "reports", "policies", "job", "settings", "document", "jobfile"),
+    ("errors", "failpoints", "intervals", "reports", "policies", "job", "settings", "document", "jobfile"),
     ("schema", "rules", "keys", "windows", "drift", "performance", "triggers", "gates", "pages", "markup"),
     ("storage", "ledger", "registry", "modelfiles", "expectations", "detectors", "trainers", "engine", "scaffold"),
     ("steps",),
