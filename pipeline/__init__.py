@@ -3,4 +3,4 @@
 The package never imports Airflow. Its modules stand on floors (see docs/architecture.md); imports only go down.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -87,6 +87,22 @@ def parser() -> argparse.ArgumentParser:
         metavar="as_of|current|VERSION",
         help="as_of: the champion at each interval's end (default); current: the champion now; or a version number",
     )
+    snapshot = command("snapshot", "Path of what is published for an interval now; that file never changes.")
+    _start(snapshot)
+    restate = command("restate", "Score published intervals again whose input grew or changed since.")
+    restate.add_argument(
+        "--start", type=_instant, metavar="T", help="only this interval, changed or not (default: all that changed)"
+    )
+    restate.add_argument(
+        "--before", type=_instant, metavar="T", help="look at the job's lookback before T (default: before now)"
+    )
+    restate.add_argument("--dry-run", action="store_true", help="list the intervals and change nothing")
+    quarantined = command("quarantine", "What is in quarantine, by reason, with example values.")
+    quarantined.add_argument(
+        "--start", type=_instant, metavar="T", help="start of the first interval (default: the first)"
+    )
+    quarantined.add_argument("--end", type=_instant, metavar="T", help="end of the last interval (default: the last)")
+    _start(command("replay-quarantine", "Validate and score an interval again once the cause is mended."))
     _span(command("monitor", "Drift report and verdict of published intervals."))
     evaluate = command("evaluate", "Realised performance on matured intervals.")
     evaluate.add_argument(
@@ -115,6 +131,13 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="republish what the withdrawn version had scored; after a rollback that did not, or not to the end, do only that",
     )
+    rollback.add_argument("--dry-run", action="store_true", help="list what would be republished and change nothing")
+    rollback.add_argument(
+        "--at",
+        type=_instant,
+        metavar="T",
+        help="of intervals that end at or after T (default: now; not with --restate)",
+    )
 
     replay = command("replay", "Run the whole loop over history in simulated time.")
     replay.add_argument(
@@ -132,6 +155,10 @@ def parser() -> argparse.ArgumentParser:
     )
     replay.add_argument("--out", type=Path, metavar="FILE", help="also write the JSON report to this file")
     return whole
+
+
+def _start(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--start", required=True, type=_instant, metavar="T", help="start of the interval")
 
 
 def _span(sub: argparse.ArgumentParser) -> None:

@@ -77,6 +77,12 @@ class Features(Source):
     key: tuple[str, ...] = Field(min_length=1, description="Columns that identify a row; unique within a partition.")
     time: str = Field(description="Event time column (timestamp; without a zone it is read as UTC).")
     columns: dict[str, Column] = Field(min_length=1, description="The model's input columns, by name.")
+    lookback: timedelta = Field(
+        default=timedelta(days=3),
+        ge=timedelta(0),
+        description="How far back a run looks for published intervals whose input grew or changed since they were scored, "
+        "to score them again; the interval just before is always looked at, unless this is zero.",
+    )
 
 
 class Labels(Source):

@@ -48,11 +48,14 @@ _MODEL, _PROFILE, _REFERENCE, _REQUIREMENTS, _PYTHON = (
 )
 # Written by MLflow beside a version's files whenever somebody downloads it by name.
 _NOT_OURS = "registered_model_meta"
+# The tag with the digest of a version; that of a file has the file's name behind a dot.
+_TAG = "sha256"
 # The one kind of MLmodel that is ever loaded.
 _FLAVORS: dict[str, dict[str, Any]] = {
     "python_function": {"loader_module": "mlflow.sklearn", "model_path": _MODEL, "code": None},
     "sklearn": {"pickled_model": _MODEL, "serialization_format": "skops", "code": None},
 }
+_SHOWN = 50  # characters of a name that nobody checked
 _MLFLOW_TYPES = {"f": "double", "i": "long", "b": "boolean"}
 
 
@@ -92,23 +95,59 @@ def model_digest(digests: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(dict(digests), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def verify(files: Mapping[str, bytes], registered: RegisteredModel) -> None:
-    """Raise `ModelTampered`, naming the file, unless ``files`` are what was registered and of the allowed kind.
+def verify_names(there: Mapping[str, bool], registered: RegisteredModel) -> None:
+    """Raise `ModelTampered` unless ``there``, {name: whether it is a plain file}, has plain files of the recorded names.
 
-    Runs no code of the model. The file ``registered_model_meta``, which MLflow adds itself, is ignored.
+    Before anything is fetched: names are few, whatever lies behind them.
+    """
+    ref = registered.model
+    for name in sorted(there):
+        if name not in (*registered.files, _NOT_OURS):
+            raise _tampered(ref, f"{'file' if there[name] else 'folder or link'} {name!r} was not registered")
+        if not there[name]:
+            raise _tampered(ref, f"{name!r} is no plain file")
+
+
+def verify_digests(there: Mapping[str, str], registered: RegisteredModel) -> None:
+    """Raise `ModelTampered`, naming the file, unless ``there``, {file: SHA-256}, is exactly what was registered.
+
+    The file ``registered_model_meta``, which MLflow adds itself, is ignored.
     """
     ref, expected = registered.model, registered.files
     if model_digest(expected) != ref.digest:
         raise _tampered(ref, "the ledger's list of its files does not have the recorded digest", got="another list")
-    there = digests({name: content for name, content in files.items() if name != _NOT_OURS})
-    for name in sorted({*there, *expected}):
+    for name in sorted({*there, *expected} - {_NOT_OURS}):
         if name not in there:
             raise _tampered(ref, f"file {name!r} is missing")
         if name not in expected:
             raise _tampered(ref, f"file {name!r} was not registered")
         if there[name] != expected[name]:
             raise _tampered(ref, f"file {name!r} differs", f"sha256 {expected[name]}", f"sha256 {there[name]}")
-    _check_kind(files, ref)
+
+
+def verify(files: Mapping[str, bytes], registered: RegisteredModel) -> None:
+    """Raise `ModelTampered`, naming the file, unless ``files`` are what was registered and of the allowed kind.
+
+    Runs no code of the model. The file ``registered_model_meta``, which MLflow adds itself, is ignored.
+    """
+    verify_digests(digests(files), registered)
+    _check_kind(files, registered.model)
+
+
+def tags(registered: Mapping[str, str]) -> dict[str, str]:
+    """A version's tags for the files {name: SHA-256} that it was registered with: the digest of all, and of each."""
+    return {_TAG: model_digest(registered), **{f"{_TAG}.{name}": digest for name, digest in registered.items()}}
+
+
+def verify_tags(there: Mapping[str, str], registered: RegisteredModel) -> None:
+    """Raise `ModelTampered` when a version's tags give other digests than the ledger; tags of other names are ignored."""
+    expected = tags(registered.files)
+    # Versions from before the tags of single files have only that of all of them.
+    for name in sorted({_TAG, *(name for name in there if name.startswith(f"{_TAG}."))}):
+        if there.get(name) != expected.get(name):
+            raise _tampered(
+                registered.model, f"tag {name!r} differs from the ledger", f"{expected.get(name)}", f"{there.get(name)}"
+            )
 
 
 def read(files: Mapping[str, bytes], ref: ModelRef, trusted_types: Sequence[str]) -> tuple[Any, Profile, pa.Table]:
@@ -251,10 +290,13 @@ def _check_kind(files: Mapping[str, bytes], ref: ModelRef) -> None:
     try:
         flavors = yaml.safe_load(files["MLmodel"])["flavors"]
         asked = {name: {key: flavor.get(key) for key in _FLAVORS.get(name, ())} for name, flavor in flavors.items()}
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as err:
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, RecursionError) as err:
         raise _tampered(ref, "file 'MLmodel' cannot be read", got=f"{type(err).__name__}: {err}") from err
     if asked != _FLAVORS:
-        raise _tampered(ref, "file 'MLmodel' is not of the allowed kind", f"flavors {_FLAVORS}", f"{asked}")
+        # Named, never printed: aliases let a few lines of YAML stand for more text than fits any memory.
+        odd = [name for name in sorted({*asked, *_FLAVORS}, key=str) if asked.get(name) != _FLAVORS.get(name)]
+        got = f"something else under {', '.join(str(name)[:_SHOWN] for name in odd)}"
+        raise _tampered(ref, "file 'MLmodel' is not of the allowed kind", f"flavors {_FLAVORS}", got)
 
 
 def _tampered(

@@ -6,8 +6,10 @@ Owns MLflow. Must not decide anything: which version is champion is decided else
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import re
+import stat
 import tempfile
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -36,6 +38,7 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.store.db.utils import _initialize_tables
 
 from pipeline import modelfiles
@@ -48,6 +51,9 @@ if TYPE_CHECKING:
 
     import pandas as pd
     import pyarrow as pa
+    from mlflow.entities import FileInfo
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
     from numpy.typing import NDArray
 
 CHAMPION = "champion"
@@ -107,11 +113,10 @@ class Registry:
             as_of=as_of,
         )
         digests = modelfiles.digests(files)
-        digest = modelfiles.model_digest(digests)
         with self._asking(f"register model {name!r}", "perhaps an MLflow run without a version"):
-            version = self._upload(name, files, as_of, parameters, metrics, {**tags, "sha256": digest})
+            version = self._upload(name, files, as_of, parameters, metrics, {**tags, **modelfiles.tags(digests)})
         return RegisteredModel(
-            model=ModelRef(name=name, version=version, digest=digest),
+            model=ModelRef(name=name, version=version, digest=modelfiles.model_digest(digests)),
             files=digests,
             as_of=as_of,
             train_start=profile.train_start,
@@ -198,19 +203,32 @@ class Registry:
         return MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
 
     def _load(self, registered: RegisteredModel, trusted_types: Sequence[str]) -> LoadedModel:
-        ref = registered.model
-        with tempfile.TemporaryDirectory(prefix="model-") as scratch:
-            with self._asking(f"fetch version {ref.version} of model {ref.name!r}"):
-                self._check_version(ref.name, ref.version)
-                place = self._client.get_model_version_download_uri(ref.name, str(ref.version))
-                get_artifact_repository(place, tracking_uri=self._uri).download_artifacts("", scratch)
-            # From here on in memory: what is verified is what is loaded.
-            folder = Path(scratch)
-            paths = [path for path in folder.rglob("*") if path.is_file()]
-            files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+        files = self._fetch(registered)
         modelfiles.verify(files, registered)
-        estimator, profile, reference = modelfiles.read(files, ref, trusted_types)
-        return LoadedModel(ref, estimator, profile, reference)
+        estimator, profile, reference = modelfiles.read(files, registered.model, trusted_types)
+        return LoadedModel(registered.model, estimator, profile, reference)
+
+    def _fetch(self, registered: RegisteredModel) -> dict[str, bytes]:
+        """The content of a version's files, in memory: what is verified is what is loaded.
+
+        Nothing is copied before the names are the recorded ones, and nothing is held before the digests are.
+        """
+        ref = registered.model
+        with (
+            tempfile.TemporaryDirectory(prefix="model-") as scratch,
+            self._asking(f"fetch version {ref.version} of model {ref.name!r}"),
+        ):
+            version = self._check_version(ref.name, ref.version)
+            modelfiles.verify_tags(version.tags, registered)
+            place = self._client.get_model_version_download_uri(ref.name, str(ref.version))
+            store = get_artifact_repository(place, tracking_uri=self._uri)
+            modelfiles.verify_names(
+                {entry.path: _is_plain(store, entry) for entry in store.list_artifacts()}, registered
+            )
+            store.download_artifacts("", scratch)
+            there = {path.relative_to(scratch).as_posix(): path for path in Path(scratch).rglob("*") if path.is_file()}
+            modelfiles.verify_digests({name: _digest(path) for name, path in there.items()}, registered)
+            return {name: there[name].read_bytes() for name in registered.files}
 
     def _upload(
         self,
@@ -268,9 +286,9 @@ class Registry:
             if err.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
 
-    def _check_version(self, name: str, version: int) -> None:
+    def _check_version(self, name: str, version: int) -> ModelVersion:
         try:
-            self._client.get_model_version(name, str(version))
+            return self._client.get_model_version(name, str(version))
         except MlflowException as err:
             if err.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
@@ -334,6 +352,18 @@ def prepare(tracking_uri: str) -> None:
         finally:
             engine.dispose()
         draft.replace(path)
+
+
+def _is_plain(store: ArtifactRepository, entry: FileInfo) -> bool:
+    """Whether an entry of a version is a file of its own; in a folder also no link, pipe or device."""
+    if entry.is_dir or not isinstance(store, LocalArtifactRepository):
+        return not entry.is_dir
+    return stat.S_ISREG((Path(store.artifact_dir) / entry.path).lstat().st_mode)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _without_credentials(text: str) -> str:

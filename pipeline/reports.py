@@ -51,6 +51,7 @@ class RejectedFile(Report):
 
     path: str
     sha256: str
+    size: int
     reason: str = Field(description="Reason code, e.g. corrupt, timeout, schema.")
     rows: int | None = Field(description="Rows that its footer declares; null when not even that can be read.")
     detail: str
@@ -112,6 +113,7 @@ class Manifest(Report):
     rows_in: int
     rows_scored: int
     rows_quarantined: int
+    rows_rejected: int = Field(default=0, description="Rows that the footers of rejected files declare.")
     reasons: dict[str, int]
     model_name: str
     model_version: int
@@ -129,6 +131,28 @@ class Manifest(Report):
     def interval(self) -> Interval:
         """The data interval of the partition."""
         return Interval(self.start, self.end)
+
+
+class QuarantinedReason(Report):
+    """Why rows of a job are in quarantine, over several intervals."""
+
+    reason: str
+    rows: int
+    intervals: int
+    first: AwareDatetime
+    last: AwareDatetime
+    examples: tuple[str, ...] = Field(description="Offending values of the last interval, most frequent first.")
+
+
+class QuarantineSummary(Report):
+    """What a job has in quarantine: by reason, most rows first, and the input files that could not be used at all."""
+
+    job: str
+    intervals: int
+    rows_in: int
+    rows_quarantined: int
+    reasons: tuple[QuarantinedReason, ...]
+    rejected_files: tuple[RejectedFile, ...]
 
 
 class ColumnDrift(Report):

@@ -16,7 +16,7 @@ from pipeline.ledger import Ledger
 from pipeline.registry import Registry
 from pipeline.reports import TriggerDecision
 from pipeline.settings import Settings
-from pipeline.steps import champion, evaluate, monitor, plan, promote, restate, retrain, score
+from pipeline.steps import champion, changes, evaluate, monitor, plan, promote, quarantine, restate, retrain, score
 from pipeline.steps.context import JobContext
 from pipeline.storage import Inputs, Storage
 
@@ -25,8 +25,17 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from pipeline.job import JobSpec
-    from pipeline.reports import Decision, DriftReport, Manifest, PerformanceReport, Promotion, RetrainReport
+    from pipeline.reports import (
+        Decision,
+        DriftReport,
+        Manifest,
+        PerformanceReport,
+        Promotion,
+        QuarantineSummary,
+        RetrainReport,
+    )
     from pipeline.steps.plan import ModelPolicy
+    from pipeline.steps.restate import Withdrawal
 
 # A staged file younger than this may belong to a run that is still going.
 _STAGING_AGE = timedelta(hours=24)
@@ -97,6 +106,43 @@ class Runtime:
         for interval in intervals(job, start, end):
             yield score.score(ctx, plan.plan(ctx, interval, model=model, quiet=quiet))
 
+    def changed(self, job: JobSpec, before: datetime) -> list[datetime]:
+        """The starts of published intervals within ``features.lookback`` before ``before`` whose input changed since."""
+        return [interval.start for interval in changes.changed(self.context(job), before)]
+
+    def restate(self, job: JobSpec, start: datetime, *, quiet: bool = False) -> Manifest:
+        """The manifest of a published interval, scored again from its present input by the version that had scored it.
+
+        Raises `InvalidRequest` for one that was never published, and what `score` raises.
+        """
+        (interval,) = intervals(job, start, None)
+        return changes.restate(self.context(job), interval, quiet=quiet)
+
+    def snapshot(self, job: JobSpec, start: datetime) -> str:
+        """The path or URI of what is published for the interval now; that file never changes.
+
+        It is there for ``output.keep_versions`` after it was superseded. Raises `NoData` when nothing is published.
+        """
+        (interval,) = intervals(job, start, None)
+        return self.storage.snapshot(self.context(job).target("predictions", interval))
+
+    def quarantined(
+        self, job: JobSpec, start: datetime | None = None, end: datetime | None = None
+    ) -> QuarantineSummary:
+        """What is in quarantine of the intervals from ``start`` (default: the first) to ``end`` (default: the last)."""
+        manifests = self.ledger.manifests(job.name, since=start, ended_by=end)
+        return quarantine.summarise(self.context(job), manifests)
+
+    def replay_quarantine(self, job: JobSpec, start: datetime) -> tuple[Manifest, Manifest]:
+        """The manifests of a published interval before and after all of its rows were validated and scored again.
+
+        Raises `InvalidRequest` for an interval that was never published, and what `score` raises.
+        """
+        (interval,) = intervals(job, start, None)
+        ctx = self.context(job)
+        before = ctx.published(interval)
+        return before, quarantine.replay(ctx, interval)
+
     def monitor(
         self, job: JobSpec, start: datetime, end: datetime | None = None, *, quiet: bool = False
     ) -> Iterator[DriftReport]:
@@ -157,26 +203,33 @@ class Runtime:
         """
         return promote.promote(self.context(job), at or self.clock(), version, reason)
 
-    def rollback(self, job: JobSpec, reason: str, *, restated: bool = False) -> tuple[Promotion, list[Manifest]]:
+    def blast_radius(self, job: JobSpec, *, restated: bool = True) -> Withdrawal:
+        """What `rollback` would do: the promotion that it undoes, who rules then, and the partitions it republishes."""
+        return restate.withdrawal(self.context(job), restated=restated)
+
+    def rollback(
+        self, job: JobSpec, reason: str, *, restated: bool = False, at: datetime | None = None
+    ) -> tuple[Promotion, list[Manifest]]:
         """Go back to the champion before the present one; with ``restated`` also republish what the withdrawn one had scored.
 
-        Without restating the move takes effect now; with it, it takes effect when the withdrawn promotion did, so that
+        Without restating the move takes effect ``at`` (default: now); with it, when the withdrawn promotion did, so that
         later backfills agree with the restated partitions. Each call goes one champion further back, but a call with
         ``restated`` first finishes the last rollback: while partitions of the version that it withdrew are still
         published, they are restated and nothing further is withdrawn. Raises `InvalidRequest` without an earlier champion.
         """
+        if restated and at is not None:
+            raise InvalidRequest(
+                f"job {job.name!r}: a rollback that restates takes effect when the withdrawn promotion did",
+                expected="either a time or restating",
+                got=f"both, {format_instant(at)}",
+                left_behind="nothing was changed",
+                next_step=f"pipeline rollback {job.name} --restate --dry-run shows what it would do",
+            )
         ctx = self.context(job)
-        undone = champion.withdrawn(ctx) if restated else None
-        manifests = restate.affected(ctx, undone.model.version, undone.effective_at) if undone else []
-        if undone and manifests:
-            withdrawn, back = undone, champion.current(ctx)
-        else:
-            withdrawn, standing = champion.withdrawable(ctx)
-            back = standing.model
-            manifests = restate.affected(ctx, withdrawn.model.version, withdrawn.effective_at) if restated else []
-        at = withdrawn.effective_at if restated else self.clock()
-        done = champion.move(ctx, at, back, reason, "rollback")
-        return done, restate.restate(ctx, manifests, back.version)
+        found = restate.withdrawal(ctx, restated=restated)
+        effective = found.withdrawn.effective_at if restated else at or self.clock()
+        done = champion.move(ctx, effective, found.back, reason, "rollback")
+        return done, restate.restate(ctx, found.affected, found.back.version)
 
     def status(self, job: JobSpec) -> dict[str, Any]:
         """The state of one job at a glance, from the ledger alone: a JSON-ready object.

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import rules
+from pipeline import casts, rules
 from pipeline.errors import ContractViolation
 from pipeline.keys import SeenKeys
 from pipeline.rules import kind_of
@@ -76,19 +76,46 @@ def contract_problems(schema: pa.Schema, job: JobSpec) -> list[str]:
 
 
 def mixed_schema_problems(schemas: Mapping[str, pa.Schema], job: JobSpec) -> list[str]:
-    """One sentence per used column whose type in a later file differs from the first file's.
+    """One sentence per used column whose types in the files of one partition have no `pipeline.casts.common_type`.
 
-    ``schemas`` maps the files of one partition, in reading order, to their schemas. Readers that take the first file's
-    schema for all would silently cast or drop such columns.
+    ``schemas`` maps the files of one partition, in reading order, to their schemas. A used column that only some of the
+    files have is a problem of the others.
     """
-    names = list(schemas)
     problems = []
-    for name in names[1:]:
-        for column in _roles(job):
-            first, other = (_type_in(schemas[file], column) for file in (names[0], name))
-            if first != other:
-                problems.append(f"file {name!r}: column {column!r} is {other}, but {first} in {names[0]!r}")
+    for column in _roles(job):
+        found = _types_in(schemas, column)
+        if found and casts.common_type(*found) is None:
+            types = ", ".join(f"{kind} in {file!r}" for kind, file in found.items())
+            problems.append(f"column {column!r}: no type holds the values of all files without loss: {types}")
+        problems += [
+            f"file {file!r}: column {column!r} is missing, but {kind} in {other!r}"
+            for file, schema in schemas.items()
+            for kind, other in list(found.items())[:1]
+            if column not in schema.names
+        ]
     return problems
+
+
+def common_schema(schemas: Mapping[str, pa.Schema], job: JobSpec) -> pa.Schema:
+    """The schema as which all files of one partition are read, by `pipeline.casts.cast`; every field may hold nulls.
+
+    ``schemas`` as in `mixed_schema_problems`. The columns stand in the first file's order, those of later files follow. A
+    used column has the common type of the files. Any other column is only carried along and may be absent from some
+    files (null there); where its types have no common type it becomes text, or bytes (`pipeline.casts.carried_type`), and
+    it is left out where nothing holds the values of all files, such as a list beside a number. Dictionaries are
+    decoded. Raises `ContractViolation` when `mixed_schema_problems` finds any.
+    """
+    if problems := mixed_schema_problems(schemas, job):
+        raise ContractViolation(
+            f"the files of one partition of job {job.name!r} do not go together: {'; '.join(problems)}",
+            expected="one type per column that holds the values of every file",
+            next_step="have the producer write one type in every file",
+        )
+    kinds = {
+        name: casts.carried_type(*_types_in(schemas, name))
+        for name in dict.fromkeys(name for schema in schemas.values() for name in schema.names)
+    }
+    return pa.schema([pa.field(name, kind) for name, kind in kinds.items() if kind is not None])
 
 
 @dataclass(frozen=True)
@@ -235,9 +262,13 @@ def _roles(job: JobSpec) -> dict[str, str]:
     }
 
 
-def _type_in(schema: pa.Schema, column: str) -> str:
-    found = schema.get_all_field_indices(column)
-    return str(schema.field(found[0]).type) if found else "missing"
+def _types_in(schemas: Mapping[str, pa.Schema], column: str) -> dict[pa.DataType, str]:
+    """Every type that the column has, with the first file in which it has it."""
+    found: dict[pa.DataType, str] = {}
+    for file, schema in schemas.items():
+        if positions := schema.get_all_field_indices(column):
+            found.setdefault(schema.field(positions[0]).type, file)
+    return found
 
 
 def _quarantine_schema(raw: pa.Schema) -> pa.Schema:

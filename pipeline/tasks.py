@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from pipeline.job import JobSpec
+    from pipeline.reports import Manifest
 
 Json = dict[str, Any]
 _NAMED = 10  # columns or intervals that a result lists by name; counts are always complete
@@ -29,11 +30,20 @@ def score(name: str, start: datetime, *, model: str, quiet: bool) -> Json:
         job = runtime.job(name)
         policy: Any = int(model) if model.isdigit() else model
         (manifest,) = runtime.score(job, start, model=policy, quiet=quiet)
-        return {
-            **manifest.model_dump(mode="json"),
-            "reasons": _most(manifest.reasons),
-            "report": _report(job, manifest.start, "validation"),
-        }
+        return _published(job, manifest)
+
+
+def find_changed(name: str, start: datetime) -> list[str]:
+    """The starts of published intervals within the job's lookback before ``start`` whose input changed since."""
+    with Runtime.open() as runtime:
+        return [format_instant(found) for found in runtime.changed(runtime.job(name), start)]
+
+
+def restate(name: str, start: str, *, quiet: bool) -> Json:
+    """Score a published interval again from its present input; returns what `score` returns."""
+    with Runtime.open() as runtime:
+        job = runtime.job(name)
+        return _published(job, runtime.restate(job, parse_instant(start), quiet=quiet))
 
 
 def monitor(name: str, start: str, *, quiet: bool) -> Json:
@@ -111,6 +121,16 @@ def find_gaps(name: str, as_of: datetime) -> Json:
     """Raise `IntervalsMissing` when intervals were not published in time; returns how many were expected."""
     with Runtime.open() as runtime:
         return {"job": name, "intervals": len(runtime.find_gaps(runtime.job(name), as_of))}
+
+
+def _published(job: JobSpec, manifest: Manifest) -> Json:
+    rejected = manifest.rejected_files
+    return {
+        **manifest.model_dump(mode="json"),
+        "reasons": _most(manifest.reasons),
+        "rejected_files": len(rejected),
+        "report": _report(job, manifest.start, "validation"),
+    }
 
 
 def _most(reasons: dict[str, int]) -> dict[str, int]:

@@ -68,6 +68,13 @@ class Ledger:
         """Record a plan, unless it equals the latest one of its interval."""
         self._record_interval(database.plans, plan, plan.interval)
 
+    def plan(self, job: str, interval: Interval, fingerprint: str | None = None) -> ScoringPlan | None:
+        """The latest plan of the interval, or the latest with that fingerprint; ``None`` when there is none."""
+        columns = database.plans.c
+        where = [columns.job == job, *_at(database.plans, _interval_keys(interval))]
+        plans = self._read(ScoringPlan, sa.select(columns.payload).where(*where).order_by(columns.id.desc()))
+        return next((plan for plan in plans if fingerprint in (None, plan.fingerprint)), None)
+
     def record_manifest(self, manifest: Manifest) -> None:
         """Record a manifest, unless it repeats the latest one of its interval."""
         self._record_interval(database.manifests, manifest, manifest.interval)

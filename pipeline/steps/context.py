@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import pyarrow as pa
 
 from pipeline.errors import ContractViolation, InvalidRequest
+from pipeline.intervals import format_instant
 from pipeline.storage import Inputs, Storage, Target
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from pipeline.job import Column, JobSpec
     from pipeline.ledger import Ledger
     from pipeline.registry import LoadedModel, Registry
-    from pipeline.reports import RegisteredModel
+    from pipeline.reports import Manifest, RegisteredModel
 
 DataSet = Literal["predictions", "quarantine", "monitoring/drift", "monitoring/performance"]
 # Columns that steps add to tables in memory; the names cannot clash with a job's own columns in a file.
@@ -42,6 +43,18 @@ class JobContext:
     def report_uri(self, name: str, interval: Interval) -> str:
         """Where one interval's HTML report of that name lies."""
         return f"{self.output}/reports/{self.job.output_partition(interval)}/{name}.html"
+
+    def published(self, interval: Interval) -> Manifest:
+        """The latest manifest of an interval; raises `InvalidRequest` when it was never published."""
+        manifest = self.ledger.manifest(self.job.name, interval)
+        if manifest is None:
+            raise InvalidRequest(
+                f"job {self.job.name!r} has not published {interval}",
+                expected="a published interval",
+                got="no manifest in the ledger",
+                next_step=f"pipeline score {self.job.name} --start {format_instant(interval.start)}",
+            )
+        return manifest
 
     def registered(self, version: int) -> RegisteredModel:
         """The recorded facts of a version; raises `InvalidRequest` for one that the ledger does not know."""

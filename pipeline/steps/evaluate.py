@@ -181,7 +181,7 @@ def _slice_levels(ctx: JobContext, manifest: Manifest, joined: pa.Table) -> dict
     order = np.argsort(hashes := engine.row_hashes(joined, job.features.key))
     ordered = hashes[order]
     levels = {name: np.full(joined.num_rows, "(null)", dtype=object) for name in job.performance.slices}
-    for batch in validate.accepted(ctx, manifest.interval, plan.input_files(ctx, manifest.interval)):
+    for batch in validate.accepted(ctx, manifest.interval, plan.scored_files(ctx, manifest.interval)):
         asked = engine.row_hashes(batch, job.features.key)
         at = np.minimum(np.searchsorted(ordered, asked), len(ordered) - 1)
         mine = np.flatnonzero(ordered[at] == asked)

@@ -133,7 +133,7 @@ def _window_sample(ctx: JobContext, window: Interval) -> tuple[pa.Table, str]:
     for part in reversed(list(job.cadence.split(window))):
         own = KeySample(job.features.key, job.drift.sample_rows, job.model.seed)
         try:
-            files = plan.input_files(ctx, part)
+            files = plan.scored_files(ctx, part)
             for rows in comparable(job, validate.accepted(ctx, part, files) if files else ()):
                 own.add(rows)
             if (found := own.table()) is not None:

@@ -51,9 +51,20 @@ def plan(ctx: JobContext, interval: Interval, *, model: ModelPolicy = "as_of", q
     return made
 
 
-def input_files(ctx: JobContext, interval: Interval) -> list[InputFile]:
-    """The feature files of one interval with size and SHA-256, sorted by path; empty when there are none."""
-    return ctx.inputs.files(ctx.job.features.uri, partitions(ctx.job.feature_partition, interval))
+def input_files(ctx: JobContext, interval: Interval, known: Sequence[InputFile] = ()) -> list[InputFile]:
+    """The feature files of one interval with size and SHA-256, sorted by path; empty when there are none.
+
+    A file that is one of the ``known`` by path, size and mark is not read for its digest.
+    """
+    return ctx.inputs.files(ctx.job.features.uri, partitions(ctx.job.feature_partition, interval), known)
+
+
+def scored_files(ctx: JobContext, interval: Interval) -> list[InputFile]:
+    """`input_files` for steps that look at an interval again: without the files that its published manifest rejected."""
+    planned, manifest = ctx.ledger.plan(ctx.job.name, interval), ctx.ledger.manifest(ctx.job.name, interval)
+    rejected = {(file.path, file.sha256) for file in manifest.rejected_files} if manifest else set()
+    found = input_files(ctx, interval, planned.files if planned else ())
+    return [file for file in found if (file.path, file.sha256) not in rejected]
 
 
 def resolve(ctx: JobContext, interval: Interval, model: ModelPolicy) -> ModelRef:

@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from pipeline.steps import plan, score
+from pipeline.steps import champion, plan, score
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from pipeline.reports import Manifest
+    from pipeline.reports import Manifest, ModelRef, Promotion
     from pipeline.steps.context import JobContext
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """A rollback before it is done: the promotion that it undoes, the model that rules then, the partitions to restate."""
+
+    withdrawn: Promotion
+    back: ModelRef
+    affected: list[Manifest]
+
+
+def withdrawal(ctx: JobContext, *, restated: bool) -> Withdrawal:
+    """What a rollback means now; with ``restated`` an unfinished restatement comes before any further step back.
+
+    Raises `InvalidRequest` when there is no earlier champion.
+    """
+    undone = champion.withdrawn(ctx) if restated else None
+    if undone and (left := affected(ctx, undone.model.version, undone.effective_at)):
+        return Withdrawal(undone, champion.current(ctx), left)
+    withdrawn, standing = champion.withdrawable(ctx)
+    found = affected(ctx, withdrawn.model.version, withdrawn.effective_at) if restated else []
+    return Withdrawal(withdrawn, standing.model, found)
 
 
 def affected(ctx: JobContext, version: int, since: datetime) -> list[Manifest]:

@@ -121,7 +121,7 @@ def collect(ctx: JobContext, span: Interval, as_of: datetime) -> tuple[pa.Table 
 
 def _labelled(ctx: JobContext, interval: Interval, as_of: datetime) -> pa.Table | None:
     """The labelled rows of one interval; of a huge one a sample, which is taken before labels are looked up."""
-    job, files = ctx.job, plan.input_files(ctx, interval)
+    job, files = ctx.job, plan.scored_files(ctx, interval)
     if not files:
         return None
     sample = KeySample(job.features.key, job.retrain.max_rows, job.model.seed)

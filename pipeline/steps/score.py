@@ -4,60 +4,108 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from pipeline import __version__, engine
-from pipeline.errors import RowsUnaccounted
+from pipeline.errors import FileRejected, RowsUnaccounted
+from pipeline.failpoints import reach
 from pipeline.intervals import format_instant
-from pipeline.reports import Manifest
+from pipeline.reports import Manifest, RejectedFile
 from pipeline.steps import validate
 from pipeline.steps.sampling import KeySample
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from pipeline.registry import LoadedModel
     from pipeline.reports import ScoringPlan, ValidationReport
     from pipeline.schema import RowChecker
     from pipeline.steps.context import JobContext
-    from pipeline.storage import Published, Staged
+    from pipeline.steps.validate import OpenedInput
+    from pipeline.storage import Current, Published, Staged, Target
 
 # Rows that Great Expectations sees at most; more would only make it slower, not surer.
 _EXPECTATION_ROWS = 20_000
 
 
-def score(ctx: JobContext, plan: ScoringPlan) -> Manifest:
+def score(ctx: JobContext, plan: ScoringPlan, *, again: bool = False) -> Manifest:
     """The manifest of the published partition. Equal fingerprint: nothing is touched and ``status`` is ``unchanged``.
 
-    Quarantined rows are published first, the predictions last; the predictions file is the commit record and the
-    manifest can always be derived from its footer. Raises what `pipeline.steps.validate` raises, `ModelTampered`,
-    `InputChanged` and `RowsUnaccounted`; then the previously published partition is still in place.
+    ``again`` looks at every row in spite of an equal fingerprint. Quarantined rows are published first, the predictions
+    last; the predictions file is the commit record and the manifest can always be derived from its footer. Raises what
+    `pipeline.steps.validate` raises, `ModelTampered`, `InputChanged`, `RowsUnaccounted`, and `PublishConflict` when another
+    run published the interval meanwhile; otherwise the previously published partition is still in place.
     """
-    target = ctx.target("predictions", plan.interval)
-    present = ctx.storage.metadata(target)
-    if present is not None and present.get("fingerprint") == plan.fingerprint:
-        manifest = _manifest(ctx, plan, present, ctx.storage.published(target), "unchanged")
+    seen = _Seen.of(ctx, plan)
+    if seen.holds(plan) and not again:
+        manifest = _manifest(ctx, plan, seen.footer, ctx.storage.published(seen.target), "unchanged")
     else:
-        footer, published = _publish(ctx, plan)
-        manifest = _manifest(ctx, plan, footer, published, "published")
+        before = ctx.storage.published(seen.target).sha256 if seen.footer else None
+        footer, published = _publish(ctx, plan, seen)
+        reach("score.published")
+        status = "unchanged" if published.sha256 == before else "published"
+        manifest = _manifest(ctx, plan, footer, published, status)
     _record(ctx, plan, manifest)
     return manifest
 
 
-def _publish(ctx: JobContext, plan: ScoringPlan) -> tuple[Mapping[str, str], Published]:
-    job, interval = ctx.job, plan.interval
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What was published of an interval when scoring began, in both of its files: the fence against other runs."""
+
+    target: Target
+    predictions: Current
+    aside: Target
+    quarantine: Current
+
+    @classmethod
+    def of(cls, ctx: JobContext, plan: ScoringPlan) -> _Seen:
+        target, aside = ctx.target("predictions", plan.interval), ctx.target("quarantine", plan.interval)
+        return cls(target, ctx.storage.current(target), aside, ctx.storage.current(aside))
+
+    @property
+    def footer(self) -> Mapping[str, str]:
+        """The metadata of the published predictions; empty when there are none."""
+        return self.predictions.metadata or {}
+
+    def holds(self, plan: ScoringPlan) -> bool:
+        """Whether the plan's outcome is there: a run that died between the two files left only one of them."""
+        if self.footer.get("fingerprint") != plan.fingerprint:
+            return False
+        if int(self.footer["rows_quarantined"]) == 0:
+            return self.quarantine.metadata is None
+        return (self.quarantine.metadata or {}).get("fingerprint") == plan.fingerprint
+
+
+def _publish(ctx: JobContext, plan: ScoringPlan, seen: _Seen) -> tuple[Mapping[str, str], Published]:
+    """Score what can be used of the input; a file whose pages turn out to be broken costs a fresh start without it."""
     model = ctx.load(plan.model.version)
+    rejected: tuple[RejectedFile, ...] = ()
+    while True:
+        source = validate.opened(ctx, plan.interval, plan.files, rejected=rejected)
+        try:
+            return _publish_usable(ctx, plan, model, source, seen)
+        except FileRejected as refusal:
+            rejected = (*source.rejected, validate.as_rejected(plan.files, refusal))
+            if len(rejected) == len(plan.files):
+                raise
+
+
+def _publish_usable(
+    ctx: JobContext, plan: ScoringPlan, model: LoadedModel, source: OpenedInput, seen: _Seen
+) -> tuple[Mapping[str, str], Published]:
+    job, checker = ctx.job, source.checker
     columns = ctx.model_columns(model)
-    source = validate.opened(ctx, interval, plan.files)
-    checker = source.checker
     schema = engine.output_schema(job, source.schema, getattr(model.estimator, "classes_", ()))
     sample = KeySample(job.features.key, _EXPECTATION_ROWS, job.model.seed)
     sample.add(source.schema.empty_table())
     with ExitStack() as stack:
-        predictions: Staged = stack.enter_context(ctx.storage.stage(ctx.target("predictions", interval), schema))
+        predictions: Staged = stack.enter_context(ctx.storage.stage(seen.target, schema, seen=seen.predictions))
         quarantine: Staged = stack.enter_context(
-            ctx.storage.stage(ctx.target("quarantine", interval), checker.quarantine_schema)
+            ctx.storage.stage(seen.aside, checker.quarantine_schema, seen=seen.quarantine)
         )
         for batch in validate.checked(ctx, source):
             if batch.bad is not None:
@@ -68,14 +116,17 @@ def _publish(ctx: JobContext, plan: ScoringPlan) -> tuple[Mapping[str, str], Pub
                 made = engine.predict(model.estimator, frame, job.task)
                 predictions.write(engine.output_batch(batch.good, made, schema, plan.model.version))
         accepted = sample.table()
-        report = validate.conclude(ctx, interval, checker, accepted if accepted is not None else pa.table({}))
+        report = validate.conclude(ctx, plan.interval, source, accepted if accepted is not None else pa.table({}))
         _assert_accounted(plan, checker, predictions.rows, quarantine.rows)
-        footer = _footer(plan, report, predictions.rows)
+        footer = _footer(plan, report, source.rejected, predictions.rows)
         if quarantine.rows:
             quarantine.publish(expected_rows=quarantine.rows, metadata=footer)
         else:
-            ctx.storage.withdraw(ctx.target("quarantine", interval))
-        return footer, predictions.publish(expected_rows=predictions.rows, metadata=footer)
+            ctx.storage.withdraw(seen.aside, seen=seen.quarantine)
+        reach("score.quarantined")
+        return footer, predictions.publish(
+            expected_rows=predictions.rows, metadata=footer, unique=tuple(job.features.key)
+        )
 
 
 def _assert_accounted(plan: ScoringPlan, checker: RowChecker, scored: int, quarantined: int) -> None:
@@ -90,7 +141,10 @@ def _assert_accounted(plan: ScoringPlan, checker: RowChecker, scored: int, quara
         )
 
 
-def _footer(plan: ScoringPlan, report: ValidationReport, scored: int) -> dict[str, str]:
+def _footer(
+    plan: ScoringPlan, report: ValidationReport, rejected: Sequence[RejectedFile], scored: int
+) -> dict[str, str]:
+    lost = sum(file.rows or 0 for file in rejected)
     return {
         "fingerprint": plan.fingerprint,
         "job": plan.job,
@@ -99,10 +153,12 @@ def _footer(plan: ScoringPlan, report: ValidationReport, scored: int) -> dict[st
         "model_name": plan.model.name,
         "model_version": str(plan.model.version),
         "model_digest": plan.model.digest,
-        "rows_in": str(report.rows_in),
+        "rows_in": str(report.rows_in + lost),
         "rows_scored": str(scored),
         "rows_quarantined": str(report.rows_quarantined),
+        "rows_rejected": str(lost),
         "reasons": json.dumps(report.reasons, sort_keys=True),
+        "rejected_files": json.dumps([file.model_dump() for file in rejected], sort_keys=True),
         "code_version": __version__,
     }
 
@@ -120,6 +176,7 @@ def _manifest(
         rows_in=int(footer["rows_in"]),
         rows_scored=int(footer["rows_scored"]),
         rows_quarantined=quarantined,
+        rows_rejected=int(footer["rows_rejected"]),
         reasons=json.loads(footer["reasons"]),
         model_name=footer["model_name"],
         model_version=int(footer["model_version"]),
@@ -128,6 +185,7 @@ def _manifest(
         sha256=published.sha256,
         code_version=footer["code_version"],
         quarantine_path=ctx.target("quarantine", plan.interval).uri if quarantined else None,
+        rejected_files=tuple(RejectedFile.model_validate(file) for file in json.loads(footer["rejected_files"])),
         report_uri=report,
         status=status,
         quiet=plan.quiet,
@@ -142,7 +200,9 @@ def _record(ctx: JobContext, plan: ScoringPlan, manifest: Manifest) -> None:
     text = stable.model_dump_json(indent=2) + "\n"
     if ctx.storage.read_text(uri) != text:
         ctx.storage.write_text(uri, text)
+    reach("manifest.written")
     known = ctx.ledger.manifest(plan.job, plan.interval)
     heard = known is not None and (plan.quiet or not known.quiet)
     if known is None or not heard or known.model_copy(update={"quiet": False}) != stable:
         ctx.ledger.record_manifest(stable.model_copy(update={"quiet": plan.quiet}))
+    reach("ledger.recorded")

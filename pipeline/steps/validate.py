@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from pipeline import expectations, rules
-from pipeline.errors import ContractViolation, TooManyQuarantined
-from pipeline.reports import ValidationReport
-from pipeline.schema import CheckedBatch, RowChecker, contract_problems, mixed_schema_problems
-from pipeline.steps.sampling import plain_type
+from pipeline import casts, expectations
+from pipeline.errors import ContractViolation, FileRejected, TooManyQuarantined
+from pipeline.reports import RejectedFile, ValidationReport
+from pipeline.schema import CheckedBatch, RowChecker, common_schema, contract_problems, mixed_schema_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,50 +20,117 @@ if TYPE_CHECKING:
     from pipeline.reports import InputFile
     from pipeline.steps.context import JobContext
 
+_NAMED = 5  # rejected files that a message names
+
 
 @dataclass(frozen=True, slots=True)
 class OpenedInput:
-    """The files of one interval, found to fit the contract, and the checker of their rows.
+    """The usable files of one interval, found to fit the contract, the checker of their rows, and the other files.
 
-    ``schema`` is what `checked` reads: the columns that all files have alike, dictionaries decoded.
+    ``schema`` is what `checked` reads: types to which every file's values convert without loss, dictionaries decoded.
     """
 
     files: Sequence[InputFile]
     schema: pa.Schema
     checker: RowChecker
+    rejected: tuple[RejectedFile, ...]
 
 
-def opened(ctx: JobContext, interval: Interval, files: Sequence[InputFile], *, used_only: bool = False) -> OpenedInput:
-    """The input of one interval; raises `ContractViolation` naming every schema problem.
+def opened(
+    ctx: JobContext,
+    interval: Interval,
+    files: Sequence[InputFile],
+    *,
+    used_only: bool = False,
+    rejected: tuple[RejectedFile, ...] = (),
+) -> OpenedInput:
+    """The input of one interval; files that cannot be used are left out, up to ``checks.max_quarantined`` of the bytes.
 
-    ``used_only`` leaves out the columns that the job does not name.
+    ``rejected`` files were refused before and are not looked at again; ``used_only`` leaves out the columns that the job
+    does not name. Raises `FileRejected` or `ContractViolation` when no file is usable, `TooManyQuarantined` when
+    too much would be left out, and `ContractViolation` when the usable files do not go together.
     """
-    schemas = {file.path: _plain(ctx.inputs.schema(file)) for file in files}
-    first = next(iter(schemas.values()))
-    problems = contract_problems(first, ctx.job) or mixed_schema_problems(schemas, ctx.job)
-    if problems:
-        raise ContractViolation(
-            f"job {ctx.job.name!r}: the input of {interval} breaks the contract: " + "; ".join(problems),
-            expected="the columns and types that features declares",
-            got=f"{len(problems)} problem(s) in {files[0].path}" + (" and others" if len(files) > 1 else ""),
-            left_behind="nothing was written; a partition published earlier is untouched",
-            next_step=f"fix the producer, or the job file and 'pipeline check {ctx.job.name}'",
+    job, schemas, refusals = ctx.job, dict[str, pa.Schema](), list[FileRejected]()
+    for file in files:
+        if file.path not in {known.path for known in rejected}:
+            try:
+                schemas[file.path] = _fitting(ctx, interval, file)
+            except FileRejected as refusal:
+                refusals.append(refusal)
+    rejected = (*rejected, *(as_rejected(files, refusal) for refusal in refusals))
+    if not schemas and refusals:
+        raise refusals[0]
+    _require_most(ctx, interval, files, rejected)
+    if problems := mixed_schema_problems(schemas, job):
+        raise _breach(ctx, interval, problems, f"{len(problems)} problem(s) in {len(schemas)} files")
+    whole = common_schema(schemas, job)
+    schema = pa.schema([field for field in whole if not used_only or field.name in used_columns(job)])
+    usable = [file for file in files if file.path in schemas]
+    return OpenedInput(usable, schema, RowChecker(job, interval, schema), rejected)
+
+
+def _fitting(ctx: JobContext, interval: Interval, file: InputFile) -> pa.Schema:
+    """The schema of a file that fits the contract; raises `FileRejected`."""
+    schema = ctx.inputs.schema(file)
+    if problems := contract_problems(schema, ctx.job):
+        refusal = _breach(ctx, interval, problems, f"{len(problems)} problem(s) in {file.path}")
+        raise FileRejected(
+            refusal.what,
+            path=file.path,
+            code="schema",
+            rows=None,
+            expected=refusal.expected,
+            got=refusal.got,
+            left_behind=refusal.left_behind,
+            next_step=refusal.next_step,
         )
-    # Columns that the job does not use may differ from file to file; one table can only hold those that do not.
-    alike = [field for field in first if all(field in list(other) for other in schemas.values())]
-    wanted = used_columns(ctx.job) if used_only else first.names
-    schema = pa.schema([field for field in alike if field.name in wanted])
-    return OpenedInput(files, schema, RowChecker(ctx.job, interval, schema))
+    return schema
+
+
+def as_rejected(files: Sequence[InputFile], refusal: FileRejected) -> RejectedFile:
+    """The record of one of ``files`` that was refused."""
+    (file,) = (file for file in files if file.path == refusal.path)
+    return RejectedFile(
+        path=file.path,
+        sha256=file.sha256,
+        size=file.size,
+        reason=refusal.code,
+        rows=refusal.rows,
+        detail=f"{refusal.what}: {refusal.got}" if refusal.got else refusal.what,
+    )
+
+
+def _require_most(
+    ctx: JobContext, interval: Interval, files: Sequence[InputFile], rejected: Sequence[RejectedFile]
+) -> None:
+    # The rows of a file that cannot be read are not known; its share of the bytes is.
+    lost, whole = sum(file.size for file in rejected), sum(file.size for file in files)
+    if lost > ctx.job.checks.max_quarantined * whole:
+        raise _too_many(
+            ctx, interval, rejected, f"{lost} of {whole} bytes are in files that cannot be used", lost / whole
+        )
+
+
+def _breach(ctx: JobContext, interval: Interval, problems: Sequence[str], got: str) -> ContractViolation:
+    return ContractViolation(
+        f"job {ctx.job.name!r}: the input of {interval} breaks the contract: " + "; ".join(problems),
+        expected="the columns and types that features declares",
+        got=got,
+        left_behind="nothing was written; a partition published earlier is untouched",
+        next_step=f"fix the producer, or the job file and 'pipeline check {ctx.job.name}'",
+    )
 
 
 def checked(ctx: JobContext, source: OpenedInput) -> Iterator[CheckedBatch]:
     """The rows of the files, batch by batch, split into good and bad ones; the checker keeps the counts.
 
-    Raises `InputChanged` when a file is not, or does not stay, the one that was listed.
+    Raises `InputChanged` when a file is not, or does not stay, the one that was listed, and `FileRejected` for one whose
+    pages turn out to be unusable.
     """
-    for batch in ctx.inputs.batches(source.files, source.schema.names):
-        columns = [rules.plain(column) for column in batch.columns]
-        yield source.checker.check(pa.RecordBatch.from_arrays(columns, schema=source.schema))
+    for file in source.files:
+        there = set(ctx.inputs.schema(file).names)
+        for batch in ctx.inputs.batches([file], [name for name in source.schema.names if name in there]):
+            yield source.checker.check(casts.cast(batch, source.schema))
 
 
 def accepted(ctx: JobContext, interval: Interval, files: Sequence[InputFile]) -> Iterator[pa.RecordBatch]:
@@ -78,21 +144,18 @@ def used_columns(job: JobSpec) -> list[str]:
     return list(dict.fromkeys((*job.features.key, job.features.time, *job.features.columns)))
 
 
-def _plain(schema: pa.Schema) -> pa.Schema:
-    """The schema with dictionaries decoded and every column nullable: what writers declare differently for equal data."""
-    return pa.schema([pa.field(field.name, plain_type(field.type)) for field in schema])
-
-
-def conclude(ctx: JobContext, interval: Interval, checker: RowChecker, sample: pa.Table) -> ValidationReport:
+def conclude(ctx: JobContext, interval: Interval, source: OpenedInput, sample: pa.Table) -> ValidationReport:
     """The report on a partition whose rows have all been checked; its HTML page is written.
 
     ``sample`` holds accepted rows, all of them when there are few. Raises `TooManyQuarantined` or `ContractViolation`
     when the partition must not be published.
     """
-    job, reasons = ctx.job, dict(checker.reasons)
+    job, checker = ctx.job, source.checker
+    reasons = dict(checker.reasons)
     quarantined = sum(reasons.values())
+    shown = reasons | {f"file {file.path}: {file.reason}": file.rows or 0 for file in source.rejected}
     results, html = expectations.validate(
-        job, interval, sample, rows_in=checker.rows_in, rows_quarantined=quarantined, reasons=reasons
+        job, interval, sample, rows_in=checker.rows_in, rows_quarantined=quarantined, reasons=shown
     )
     uri = ctx.report_uri("validation", interval)
     ctx.storage.write_text(uri, html)
@@ -108,14 +171,12 @@ def conclude(ctx: JobContext, interval: Interval, checker: RowChecker, sample: p
         report_uri=uri,
     )
     left = f"the report {uri}; no prediction was published or changed"
-    if quarantined > job.checks.max_quarantined * checker.rows_in:
-        raise TooManyQuarantined(
-            f"job {job.name!r}: {quarantined} of {checker.rows_in} rows of {interval} broke row rules {reasons}",
-            expected=f"at most {job.checks.max_quarantined:.1%} (checks.max_quarantined)",
-            got=f"{quarantined / checker.rows_in:.1%}",
-            left_behind=left,
-            next_step="fix the producer and score the interval again, or relax the rule in the job file",
-        )
+    lost = sum(file.size for file in source.rejected)
+    share_of_files = lost / (lost + sum(file.size for file in source.files))
+    share = share_of_files + (1 - share_of_files) * (quarantined / checker.rows_in if checker.rows_in else 0)
+    if share > job.checks.max_quarantined:
+        what = f"{quarantined} of {checker.rows_in} rows of {interval} broke row rules {reasons}"
+        raise _too_many(ctx, interval, source.rejected, what, share, left)
     if report.failures:
         failed = "; ".join(f"{f.type}({f.column or 'table'}): {f.observed}" for f in report.failures)
         raise ContractViolation(
@@ -126,3 +187,21 @@ def conclude(ctx: JobContext, interval: Interval, checker: RowChecker, sample: p
             next_step="fix the producer and score the interval again, or change checks in the job file",
         )
     return report
+
+
+def _too_many(
+    ctx: JobContext,
+    interval: Interval,
+    rejected: Sequence[RejectedFile],
+    what: str,
+    share: float,
+    left: str = "nothing was written; a partition published earlier is untouched",
+) -> TooManyQuarantined:
+    files = "".join(f"; file {file.path} was rejected ({file.reason}: {file.detail})" for file in rejected[:_NAMED])
+    return TooManyQuarantined(
+        f"job {ctx.job.name!r}, {interval}: {what}{files}",
+        expected=f"at most {ctx.job.checks.max_quarantined:.1%} (checks.max_quarantined)",
+        got=f"{share:.1%}",
+        left_behind=left,
+        next_step="fix the producer and score the interval again, or relax the rule in the job file",
+    )

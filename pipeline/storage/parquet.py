@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import ContractViolation, RowsUnaccounted
+from pipeline.failpoints import reach
+from pipeline.keys import SeenKeys
 from pipeline.storage.places import BLOCK, Place, answering, sync
 from pipeline.storage.targets import Published
 
@@ -54,10 +56,13 @@ class Staged:
         self._stream = path.open("xb")
         try:
             self._writer = pq.ParquetWriter(self._stream, self._schema, **_WRITER)
-        except pa.ArrowException as err:
+            reach("stage.opened")
+        except BaseException as err:
             self._stream.close()
             path.unlink()
-            raise self._unfit("Parquet has no such column type", err) from err
+            if isinstance(err, pa.ArrowException):
+                raise self._unfit("Parquet has no such column type", err) from err
+            raise
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Append rows; a batch of another schema raises `ContractViolation`."""
@@ -71,12 +76,15 @@ class Staged:
             while self._waiting_rows >= ROW_GROUP:
                 self._write_row_group()
 
-    def publish(self, *, expected_rows: int, metadata: Mapping[str, str] | None = None) -> Published:
+    def publish(
+        self, *, expected_rows: int, metadata: Mapping[str, str] | None = None, unique: Sequence[str] = ()
+    ) -> Published:
         """Make the file visible as a whole, after it was synced to the disk and read back.
 
-        ``metadata`` is added to what was given to `Storage.stage`, for facts known only after the last row. The file
-        that is replaced is kept under ``.versions``; an equal one is left untouched. Raises `RowsUnaccounted` when the
-        file has not ``expected_rows`` rows.
+        ``metadata`` is added to what was given to `Storage.stage`, for facts known only after the last row. No two rows
+        of the file may have the same values in all columns of ``unique``. The file that is replaced is kept under
+        ``.versions``; an equal one is left untouched. Raises `RowsUnaccounted` when the file has not ``expected_rows``
+        rows, `ContractViolation` when rows repeat, and `PublishConflict` when another run has published meanwhile.
         """
         with answering(f"publishing {self._uri}", UNCHANGED):
             if self._waiting_rows:
@@ -84,9 +92,12 @@ class Staged:
             self._writer.add_key_value_metadata(dict(sorted({**self._metadata, **(metadata or {})}.items())))
             self._writer.close()
             self._stream.close()
+            reach("stage.closed")
             sync(self._path)
-            self._verify(expected_rows)
+            reach("stage.synced")
+            self._verify(expected_rows, unique)
             sha256, _ = Place.of(str(self._path)).digest()
+            reach("stage.verified")
         with answering(f"publishing {self._uri}", _WHOLE):
             self._commit(self._path, sha256)
         return Published(self._uri, sha256, self.rows)
@@ -107,10 +118,12 @@ class Staged:
         except pa.ArrowException as err:
             raise self._unfit("a row group does not fit the schema", err) from err
         self._waiting, self._waiting_rows = rest.to_batches(), rest.num_rows
+        reach("stage.row_group")
 
-    def _verify(self, expected_rows: int) -> None:
-        with pq.ParquetFile(self._path) as parquet:
+    def _verify(self, expected_rows: int, unique: Sequence[str]) -> None:
+        with opened(self._path, str(self._path)) as parquet:
             rows, schema = parquet.metadata.num_rows, parquet.schema_arrow
+            faults = _faults(parquet, unique) if unique else ""
         if not rows == self.rows == expected_rows:
             raise RowsUnaccounted(
                 f"not publishing {self._uri}",
@@ -121,6 +134,8 @@ class Staged:
             )
         if not schema.equals(self._schema):
             raise self._unfit("Parquet does not give a column type back as it was", schema)
+        if faults:
+            raise self._unfit(faults, "such rows")
 
     def _unfit(self, what: str, got: object) -> ContractViolation:
         return ContractViolation(
@@ -141,6 +156,17 @@ def _canonical(rows: pa.Table) -> pa.Table:
     return rows.combine_chunks()
 
 
+def _faults(parquet: pq.ParquetFile, unique: Sequence[str]) -> str:
+    """What is wrong with the columns that should identify each row; empty when nothing is."""
+    seen, repeated = SeenKeys(), 0
+    for batch in parquet.iter_batches(ROW_GROUP, columns=list(unique)):
+        for name, column in zip(unique, batch.columns, strict=True):
+            if column.null_count:
+                return f"{column.null_count} rows have no {name}"
+        repeated += int(seen.repeated(batch.columns).sum())
+    return f"{repeated} rows repeat the {', '.join(unique)} of another row" if repeated else ""
+
+
 @contextmanager
 def opened(path: Path, uri: str) -> Iterator[pq.ParquetFile]:
     """The local file ``path``, read under the name ``uri``; what is corrupt raises `ContractViolation`, also later."""
@@ -148,9 +174,9 @@ def opened(path: Path, uri: str) -> Iterator[pq.ParquetFile]:
         yield parquet
 
 
-def footer(uri: str, advice: str = "") -> pq.FileMetaData:
-    """The footer of a file; ``advice`` is the way out that a `ContractViolation` names when it is unreadable."""
-    with Place.of(uri).open() as stream, _readable(uri, advice):
+def footer(stream: BinaryIO, uri: str, advice: str = "") -> pq.FileMetaData:
+    """The footer of the open file ``uri``; ``advice`` is the way out that a `ContractViolation` names."""
+    with _readable(uri, advice):
         return pq.read_metadata(stream)
 
 

@@ -11,6 +11,7 @@ import shutil
 import uuid
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -21,7 +22,7 @@ from pipeline.errors import InvalidRequest, PipelineError, StorageUnavailable
 from pipeline.storage.targets import join
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from datetime import datetime
 
 # Names of unfinished files end with this, so that a sweep can tell them where they lie beside finished ones.
@@ -95,6 +96,31 @@ class Place:
                 yield path, kind
 
 
+class Present:
+    """What is published in one place at one moment. Valid while it is open.
+
+    ``token`` changes whenever the content does; ``size`` is in bytes. ``stream`` gives the bytes that the token stands
+    for, ``sha256`` (hex) their digest, computed only when the store has not told it.
+    """
+
+    def __init__(self, token: str, size: int, opening: Callable[[], BinaryIO], sha256: str | None = None) -> None:
+        self.token, self.size = token, size
+        self._opening, self._sha256 = opening, sha256
+
+    @cached_property
+    def stream(self) -> BinaryIO:
+        """The bytes, from the first one."""
+        return self._opening()
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 (hex) of the bytes."""
+        if self._sha256 is None:
+            self.stream.seek(0)
+            self._sha256, _ = digest(self.stream)
+        return self._sha256
+
+
 @contextmanager
 def answering(
     doing: str, left_behind: str = "nothing was written", absent: PipelineError | None = None
@@ -130,7 +156,9 @@ def fetched(uri: str, scratch: Path) -> Iterator[Path]:
         return
     copy = temporary(scratch, "copy")
     try:
-        place.fs.get_file(place.path, str(copy))
+        # Not `get_file`: it may ask for parts of the object at once, and mix those of two generations.
+        with place.open() as source, copy.open("xb") as sink:
+            shutil.copyfileobj(source, sink, BLOCK)
         yield copy
     finally:
         copy.unlink(missing_ok=True)
@@ -145,30 +173,37 @@ def digest(stream: BinaryIO) -> tuple[str, int]:
     return sha.hexdigest(), size
 
 
-def remove_older(uri: str, before: datetime, only: str = "") -> list[str]:
-    """Remove files under ``uri`` last modified before ``before`` and the folders this leaves empty; the removed URIs.
-
-    ``only`` restricts it to names that end so.
-    """
-    folder, removed = Place.of(uri), []
-    for path, _ in folder.entries():
+def remove_where(uri: str, remove: Callable[[Place, str], bool]) -> list[str]:
+    """The URIs of the files under ``uri`` that ``remove``, given the place and its path below ``uri``, did remove."""
+    removed = []
+    for path, _ in Place.of(uri).entries():
         place = Place.of(join(uri, path))
         # Another process may have published or removed it since it was listed.
         with suppress(FileNotFoundError):
-            if path.endswith(only) and place.fs.modified(place.path) < before:
-                place.fs.rm_file(place.path)
+            if remove(place, path):
                 removed.append(place.uri)
-                _remove_empty(folder, place)
     return removed
 
 
-def _remove_empty(folder: Place, place: Place) -> None:
-    """Remove the folders between ``place`` and ``folder`` that are empty; object stores have none."""
-    if (top := folder.local) and (file := place.local):
-        with suppress(OSError):
-            for parent in file.relative_to(top).parents:
-                if parent.name:
-                    (top / parent).rmdir()
+def older(before: datetime, only: str = "") -> Callable[[Place, str], bool]:
+    """For `remove_where`: remove files last modified before ``before`` whose names end with ``only``."""
+
+    def remove(place: Place, path: str) -> bool:
+        if not path.endswith(only) or place.fs.modified(place.path) >= before:
+            return False
+        place.fs.rm_file(place.path)
+        if local := place.local:
+            remove_empty(local.parent, path.count("/"))
+        return True
+
+    return remove
+
+
+def remove_empty(folder: Path, levels: int) -> None:
+    """Remove ``folder`` and the folders above it, ``levels`` at most, as long as they are empty."""
+    with suppress(OSError):
+        for path in [folder, *folder.parents][:levels]:
+            path.rmdir()
 
 
 def temporary(folder: Path, label: str) -> Path:
@@ -188,32 +223,15 @@ def sync(path: Path) -> None:
 
 def replace(staged: Path, final: Path) -> None:
     """Move a finished file to its final name, atomically and durably; new folders included."""
+    sync(staged)
+    move(staged, final)
+    sync(final.parent)
+
+
+def move(synced: Path, final: Path) -> None:
+    """Move a file that is on the disk to its final name, atomically; new folders are durable, the new name is not yet."""
     missing = [path for path in (final.parent, *final.parent.parents) if not path.exists()]
     final.parent.mkdir(parents=True, exist_ok=True)
     for path in missing:
         sync(path.parent)
-    sync(staged)
-    staged.replace(final)
-    sync(final.parent)
-
-
-def keep(source: BinaryIO, found_at: Path, staged: Path, version: Path) -> None:
-    """Give the open file ``source``, which was found at ``found_at``, the further name ``version``.
-
-    ``staged`` is a free name on the same file system. A hard link where possible, otherwise a copy.
-    """
-    try:
-        with suppress(OSError):
-            staged.hardlink_to(found_at)
-        if not (staged.exists() and os.path.samestat(staged.stat(), os.fstat(source.fileno()))):
-            # No hard links here, or another process has just published: what was opened is what is kept.
-            staged.unlink(missing_ok=True)
-            source.seek(0)
-            with staged.open("xb") as copy:
-                shutil.copyfileobj(source, copy, BLOCK)
-        # A link has the age of its file; as a superseded file it is new.
-        os.utime(staged)
-        replace(staged, version)
-    finally:
-        # A rename between two links of one file does nothing, and leaves this one.
-        staged.unlink(missing_ok=True)
+    synced.replace(final)

@@ -8,31 +8,29 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from pipeline.errors import NoData
+from pipeline.errors import NoData, PipelineError, PublishConflict
+from pipeline.failpoints import reach
 from pipeline.storage import parquet
+from pipeline.storage.disk import Disk
+from pipeline.storage.objects import S3, Objects, serves_s3
 from pipeline.storage.parquet import UNCHANGED, Staged
-from pipeline.storage.places import (
-    STAGED,
-    Place,
-    answering,
-    digest,
-    fetched,
-    keep,
-    remove_older,
-    replace,
-    sync,
-    temporary,
-)
-from pipeline.storage.targets import Published, Target, join, sibling
+from pipeline.storage.places import STAGED, Place, answering, fetched, older, remove_where, replace, temporary
+from pipeline.storage.targets import Current, Published, Target, sibling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
+    from pathlib import Path
 
     import pyarrow as pa
+
+    from pipeline.storage.places import Present
+
+# A store may refuse a request although nobody else was there; so often is it asked again.
+_ATTEMPTS = 5
+_REFUSED = "the store refuses the request again and again"
 
 
 class Storage:
@@ -45,35 +43,92 @@ class Storage:
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
 
+    def current(self, target: Target) -> Current:
+        """What is published now, to be given to `stage` and `withdraw` as ``seen``.
+
+        A published file that cannot be read raises `ContractViolation`: taking it for absent would bury it.
+        """
+        advice = f"copy the latest file of {target.versions} over it, or move it away and score the interval again"
+        with answering(f"reading {target.uri}"), _shelf(target).opened() as present:
+            if present is None:
+                return Current(None, None)
+            return Current(parquet.own_metadata(parquet.footer(present.stream, target.uri, advice)), present.token)
+
+    def metadata(self, target: Target) -> dict[str, str] | None:
+        """What was given to `stage` and `Staged.publish` for the published file; ``None`` when nothing is published."""
+        return self.current(target).metadata
+
     @contextmanager
-    def stage(self, target: Target, schema: pa.Schema, metadata: Mapping[str, str] | None = None) -> Iterator[Staged]:
+    def stage(
+        self,
+        target: Target,
+        schema: pa.Schema,
+        metadata: Mapping[str, str] | None = None,
+        *,
+        seen: Current | None = None,
+    ) -> Iterator[Staged]:
         """A new file for ``target``, unseen until `Staged.publish`; leaving without publishing removes it.
 
         ``metadata`` goes into the file's footer. Equal rows and metadata give equal bytes, however they were batched.
+        ``seen`` is what the caller's decision to publish rests on, by default what is there now: when that is no longer
+        what is published, publishing raises `PublishConflict`.
         """
         with answering(f"staging {target.uri}", UNCHANGED):
-            path, commit = self._staging(target), partial(self._commit, target)
-            staged = Staged(path, target.uri, schema, metadata or {}, commit)
+            shelf = _shelf(target)
+            if seen is None:
+                with shelf.opened() as present:
+                    seen = Current(None, _token(present))
+            path = shelf.staging(self._scratch)
+            staged = Staged(path, target.uri, schema, metadata or {}, partial(_commit, target, seen))
         try:
             yield staged
         finally:
             staged.discard()
 
-    def metadata(self, target: Target) -> dict[str, str] | None:
-        """What was given to `stage` and `Staged.publish` for the published file; ``None`` when nothing is published.
+    def withdraw(self, target: Target, *, seen: Current | None = None) -> bool:
+        """Take a partition back: keep its file under ``.versions``, then remove it; ``False`` when there is none.
 
-        A published file that cannot be read raises `ContractViolation`: taking it for absent would bury it.
+        Raises `PublishConflict` when the published file is not the one that was ``seen``.
         """
-        if not self.exists(target.uri):
-            return None
-        advice = f"copy the latest file of {target.versions} over it, or move it away and score the interval again"
-        with answering(f"reading {target.uri}"):
-            return parquet.own_metadata(parquet.footer(target.uri, advice))
+        shelf = _shelf(target)
+        with (
+            answering(f"withdrawing {target.uri}", "the file is still published, or kept under .versions"),
+            shelf.locked(),
+        ):
+            for _ in range(_ATTEMPTS):
+                with shelf.opened() as present:
+                    if present is None:
+                        return False
+                    if seen is not None and present.token != seen.token:
+                        raise _conflict("withdrawing", target, seen, present, "the published file stays")
+                    if shelf.keep(present) and shelf.remove(present):
+                        shelf.sync()
+                        return True
+            raise OSError(_REFUSED)
+
+    def snapshot(self, target: Target) -> str:
+        """The path or URI of a file with the bytes that are published now, which no later publishing changes.
+
+        For readers that open a path several times or read for long. It lives as long as superseded files do (see
+        `sweep`): on the local disk counted from the moment it was superseded, elsewhere from this call. Raises `NoData`
+        when nothing is published.
+        """
+        shelf = _shelf(target)
+        with answering(f"keeping {target.uri}"), shelf.locked():
+            for _ in range(_ATTEMPTS):
+                with shelf.opened() as present:
+                    if present is None:
+                        raise _absent(target.uri)
+                    if kept := shelf.keep(present):
+                        return kept
+            raise OSError(_REFUSED)
 
     def published(self, target: Target) -> Published:
         """The file that ``target`` names, as it is now; raises `NoData` when nothing is published."""
-        with answering(f"reading {target.uri}", absent=_absent(target.uri)):
-            return Published(target.uri, Place.of(target.uri).digest()[0], parquet.footer(target.uri).num_rows)
+        with answering(f"reading {target.uri}"), _shelf(target).opened() as present:
+            if present is None:
+                raise _absent(target.uri)
+            return Published(target.uri, present.sha256, parquet.footer(present.stream, target.uri).num_rows)
 
     def read(self, uri: str, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows of one published file; an absent file raises `NoData`, an absent column `ContractViolation`."""
@@ -114,64 +169,84 @@ class Storage:
         with answering(f"reading {uri}"), Place.of(uri).open() as stream:
             return stream.read().decode()
 
-    def withdraw(self, target: Target) -> bool:
-        """Take a partition back: keep its file under ``.versions``, then remove it; ``False`` when there is none."""
-        place = Place.of(target.uri)
-        with answering(f"withdrawing {target.uri}", "the file is still published, or kept under .versions"):
-            if self._keep(target) is None:
-                return False
-            place.fs.rm_file(place.path)
-            if final := place.local:
-                sync(final.parent)
-        return True
-
     def sweep(self, root: str, *, staged_before: datetime, superseded_before: datetime) -> list[str]:
         """Remove by age what killed processes left in staging, and superseded files; the URIs that were removed.
 
-        ``staged_before`` must lie further back than any task may run: work in progress is not told from leftovers.
+        ``staged_before`` must lie further back than any task may run: work in progress is not told from leftovers. A
+        version that is still published (see `snapshot`) is never removed from the local disk.
         """
         with answering(f"sweeping beside {root}", "some leftovers may remain"):
             return [
-                *remove_older(sibling(root, "staging"), staged_before),
-                *remove_older(sibling(root, "versions"), superseded_before),
-                *remove_older(sibling(root, "manifest"), staged_before, only=STAGED),
-                *remove_older(str(self._scratch), staged_before, only=STAGED),
+                *_kind(root).sweep(root, staged_before, superseded_before),
+                *remove_where(sibling(root, "manifest"), older(staged_before, only=STAGED)),
+                *remove_where(str(self._scratch), older(staged_before, only=STAGED)),
             ]
 
-    def _staging(self, target: Target) -> Path:
-        """A new local path from which ``target`` can be published; a rename must not cross file systems."""
-        return temporary(Place.of(target.staging).local or self._scratch, target.partition.replace("/", "~"))
 
-    def _commit(self, target: Target, staged: Path, sha256: str) -> None:
-        """Make a complete staged file the published one, unless the published one has the same bytes."""
-        if self._keep(target, unless=sha256) == sha256:
-            return
-        place = Place.of(target.uri)
-        if (final := place.local) is None:
-            # One whole-object put: a stream to the final key would publish a truncated object when it breaks off.
-            place.fs.put_file(str(staged), place.path)
+def _kind(uri: str) -> type[Disk] | type[Objects]:
+    """How files are replaced on the store that serves the URI."""
+    place = Place.of(uri)
+    if place.local:
+        return Disk
+    return S3 if serves_s3(place.fs) else Objects
+
+
+def _shelf(target: Target) -> Disk | Objects:
+    return _kind(target.uri)(target)
+
+
+def _token(present: Present | None) -> str | None:
+    return present.token if present else None
+
+
+def _commit(target: Target, seen: Current, staged: Path, sha256: str) -> None:
+    """Make a complete staged file the published one, unless that has the same bytes already."""
+    shelf = _shelf(target)
+    with shelf.locked():
+        reach("publish.locked")
+        for _ in range(_ATTEMPTS):
+            with shelf.opened() as present:
+                if present and present.sha256 == sha256:
+                    return
+                if _token(present) != seen.token:
+                    raise _conflict(
+                        "publishing", target, seen, present, "its file stays, and the staged one is removed"
+                    )
+                if present and not shelf.keep(present):
+                    continue
+                reach("publish.kept")
+                if shelf.put(staged, sha256, present):
+                    break
         else:
-            replace(staged, final)
+            raise OSError(_REFUSED)
+        reach("publish.replaced")
+        shelf.sync()
+        reach("publish.synced")
 
-    def _keep(self, target: Target, unless: str = "") -> str | None:
-        """The digest of the published file (``None``: there is none), which is now also under ``.versions``.
 
-        A file whose digest is ``unless`` is left alone.
-        """
-        place = Place.of(target.uri)
-        try:
-            source = place.open()
-        except FileNotFoundError:
-            return None
-        with source:
-            sha256, _ = digest(source)
-            version = Place.of(join(target.versions, f"{sha256}.parquet"))
-            if sha256 != unless and place.local and version.local:
-                keep(source, place.local, self._staging(target), version.local)
-            elif sha256 != unless:
-                version.fs.makedirs(str(PurePosixPath(version.path).parent), exist_ok=True)
-                version.fs.cp_file(place.path, version.path)
-            return sha256
+def _conflict(doing: str, target: Target, seen: Current, present: Present | None, left_behind: str) -> PublishConflict:
+    return PublishConflict(
+        f"not {doing} {target.uri}: another run has published or withdrawn it in the meantime",
+        expected=_described(seen.token, (seen.metadata or {}).get("fingerprint")),
+        got=_described(f"sha256 {present.sha256}", _fingerprint(present, target.uri))
+        if present
+        else "no published file",
+        left_behind=left_behind,
+        next_step="run the same command again: it starts from what is published now",
+    )
+
+
+def _described(file: str | None, fingerprint: str | None) -> str:
+    if file is None:
+        return "no published file"
+    return f"{file} (fingerprint {fingerprint})" if fingerprint else file
+
+
+def _fingerprint(present: Present, uri: str) -> str | None:
+    try:
+        return parquet.own_metadata(parquet.footer(present.stream, uri)).get("fingerprint")
+    except PipelineError:
+        return None  # the file cannot be read; its digest says which it is
 
 
 def _absent(uri: str) -> NoData:

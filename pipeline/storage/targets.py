@@ -46,6 +46,17 @@ class Published:
     rows: int
 
 
+@dataclass(frozen=True, slots=True)
+class Current:
+    """What a target shows at one moment: the published file's own footer metadata, and a token of its content.
+
+    Both are ``None`` when nothing is published. Publishing with this as ``seen`` succeeds only as long as it is true.
+    """
+
+    metadata: dict[str, str] | None
+    token: str | None
+
+
 def join(root: str, *parts: str) -> str:
     """``root`` and the parts that are not empty, with one slash between them."""
     return "/".join([root.rstrip("/"), *(part for part in parts if part)])

@@ -176,6 +176,51 @@ def test_an_mlmodel_that_is_nonsense_is_refused(files: dict[str, bytes], text: s
         modelfiles.verify(changed, record(changed))
 
 
+def test_a_bomb_of_aliases_in_mlmodel_is_refused_in_few_words(files: dict[str, bytes]) -> None:
+    levels = "".join(f"  - &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
+    bomb = (
+        f"bomb:\n  - &a0 lol\n{levels}flavors: {{python_function: {{loader_module: *a11}}, sklearn: {{code: *a11}}}}\n"
+    )
+    changed = {**files, "MLmodel": bomb.encode()}
+    with pytest.raises(ModelTampered, match=r"got something else under python_function, sklearn"):
+        modelfiles.verify(changed, record(changed))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"sha256": None}, "'sha256'"),
+        ({"sha256": "0" * 64}, "'sha256'"),
+        ({"sha256.model.skops": "0" * 64}, "'sha256.model.skops'"),
+        ({"sha256.evil.py": "0" * 64}, "'sha256.evil.py'"),
+    ],
+)
+def test_tags_that_give_other_digests_than_the_ledger_are_refused(
+    files: dict[str, bytes], changes: dict[str, str | None], named: str
+) -> None:
+    registered = record(files)
+    intact = {**modelfiles.tags(registered.files), "outcome": "kept"}
+    modelfiles.verify_tags(intact, registered)
+    modelfiles.verify_tags({"sha256": registered.model.digest}, registered)
+    changed = {name: digest for name, digest in {**intact, **changes}.items() if digest is not None}
+    with pytest.raises(ModelTampered, match=f"tag {named} differs from the ledger"):
+        modelfiles.verify_tags(changed, registered)
+
+
+def test_folders_links_and_unknown_names_are_refused_before_anything_is_fetched(files: dict[str, bytes]) -> None:
+    registered = record(files)
+    intact = dict.fromkeys([*files, "registered_model_meta"], True)
+    modelfiles.verify_names(intact, registered)
+    for changes, said in (
+        ({"code": False}, "folder or link 'code' was not registered"),
+        ({"evil.py": True}, "file 'evil.py' was not registered"),
+        ({"model.skops": False}, "'model.skops' is no plain file"),
+        ({"registered_model_meta": False}, "'registered_model_meta' is no plain file"),
+    ):
+        with pytest.raises(ModelTampered, match=said):
+            modelfiles.verify_names({**intact, **changes}, registered)
+
+
 class Opinion:
     """A type that nobody declared as trusted."""
 

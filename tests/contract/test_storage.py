@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,11 +27,12 @@ import pytest
 from pipeline.errors import (
     ContractViolation,
     NoData,
+    PublishConflict,
     RowsUnaccounted,
     StorageUnavailable,
 )
-from pipeline.storage import ROW_GROUP, Published, Storage, Target
-from pipeline.storage.places import keep
+from pipeline.storage import ROW_GROUP, Current, Published, Storage, Target
+from pipeline.storage.disk import Disk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -159,14 +161,14 @@ def test_equal_rows_give_equal_bytes_whatever_their_dictionaries_and_slices(stor
 
 
 def test_metadata_is_found_in_the_footer_without_the_libraries_own(storage: Storage, target: Target) -> None:
-    assert storage.metadata(target) is None
+    assert storage.current(target) == Current(None, None)
     table = pa.Table.from_pandas(pd.DataFrame({"x": [1.0]}))
     # Metadata of the schema, such as the input file's, is not the published file's.
     schema = table.schema.with_metadata({**table.schema.metadata, "fingerprint": "of the input", "origin": "input"})
     with storage.stage(target, schema, {"fingerprint": "f"}) as staged:
         staged.write(table.to_batches()[0])
         staged.publish(expected_rows=1, metadata={"rows": "1", "reasons": '{"größer": 1}'})
-    assert storage.metadata(target) == {"fingerprint": "f", "reasons": '{"größer": 1}', "rows": "1"}
+    assert storage.current(target).metadata == {"fingerprint": "f", "reasons": '{"größer": 1}', "rows": "1"}
 
 
 def test_an_unreadable_published_file_is_never_taken_for_absent(storage: Storage, target: Target) -> None:
@@ -174,7 +176,7 @@ def test_an_unreadable_published_file_is_never_taken_for_absent(storage: Storage
     with pytest.raises(
         ContractViolation, match=r"part-0\.parquet is not readable .*copy the latest file of .*\.versions/ds="
     ):
-        storage.metadata(target)
+        storage.current(target)
 
 
 def test_a_partition_without_rows_is_published_with_its_schema_and_every_reader_sees_the_others(
@@ -307,37 +309,223 @@ def test_a_root_that_cannot_be_written_is_unavailable(storage: Storage, tmp_path
 
 
 def test_a_file_replaced_while_it_is_kept_is_kept_as_it_was_read(tmp_path: Path) -> None:
-    published, version = tmp_path / "part-0.parquet", tmp_path / "versions/a.parquet"
-    published.write_bytes(b"first")
-    with published.open("rb") as source:
+    target = Target(f"{tmp_path}/predictions", DAY)
+    put(target.uri, b"first")
+    with Disk(target).opened() as present:
+        assert present is not None
         put(f"{tmp_path}/next", b"second")
-        (tmp_path / "next").replace(published)
-        keep(source, published, tmp_path / "staged", version)
-    assert version.read_bytes() == b"first"
-    assert not (tmp_path / "staged").exists()
+        (tmp_path / "next").replace(target.uri)
+        kept = Disk(target).keep(present)
+    assert content(kept) == b"first"
+    assert Path(kept).stem == hashlib.sha256(b"first").hexdigest()
+    assert files_under(target.staging) == []
 
 
-def test_publishers_of_one_partition_at_once_leave_one_whole_generation(storage: Storage, tmp_path: Path) -> None:
-    target, errors = Target(f"{tmp_path}/data/predictions", DAY), []
+# --- two writers, withdrawal, snapshots -------------------------------------------------------------------------------
 
-    def run(first: int) -> None:
-        try:
-            for count in range(1, 9):
-                publish(storage, target, rows(count, first=first))
-        except Exception as err:
-            errors.append(err)
 
-    threads = [threading.Thread(target=run, args=(first,)) for first in (0, 1000, 2000)]
+def test_the_second_of_two_writers_finds_out(storage: Storage, target: Target, base: str, scratch: Path) -> None:
+    publish(storage, target, rows(1), metadata={"fingerprint": "old"})
+    seen = storage.current(target)
+    with storage.stage(target, SCHEMA, seen=seen) as staged:
+        staged.write(rows(3).to_batches()[0])
+        winner = publish(storage, target, rows(2), metadata={"fingerprint": "new"})
+        with pytest.raises(
+            PublishConflict,
+            match=rf"{DAY}/part-0.*another run .*expected .*\(fingerprint old\); got sha256 {winner.sha256} "
+            r"\(fingerprint new\); .*staged one is removed; next: run the same command again",
+        ):
+            staged.publish(expected_rows=3)
+    assert storage.published(target) == winner
+    assert len(files_under(base)) == 2
+    assert files_under(str(scratch)) == []
+
+
+def test_a_first_writer_that_was_overtaken_by_another_first_writer_finds_out(storage: Storage, target: Target) -> None:
+    with storage.stage(target, SCHEMA) as staged:
+        winner = publish(storage, target, rows(2))
+        with pytest.raises(PublishConflict, match=r"expected no published file; got sha256 \w{64}; "):
+            staged.publish(expected_rows=0)
+    assert storage.published(target) == winner
+
+
+def test_a_writer_finds_out_that_its_partition_was_withdrawn(storage: Storage, target: Target) -> None:
+    publish(storage, target, rows(1))
+    with storage.stage(target, SCHEMA) as staged:
+        storage.withdraw(target)
+        with pytest.raises(PublishConflict, match=r"got no published file; "):
+            staged.publish(expected_rows=0)
+    assert storage.exists(target.uri) is False
+
+
+def test_the_same_bytes_from_two_writers_are_no_conflict(storage: Storage, target: Target, base: str) -> None:
+    with storage.stage(target, SCHEMA) as staged:
+        staged.write(rows(3).to_batches()[0])
+        first = publish(storage, target, rows(3))
+        assert staged.publish(expected_rows=3) == first
+    assert files_under(base) == [f"predictions/{DAY}/part-0.parquet"]
+
+
+def test_a_partition_is_not_withdrawn_when_it_is_no_longer_the_one_that_was_seen(
+    storage: Storage, target: Target
+) -> None:
+    publish(storage, target, rows(1))
+    seen = storage.current(target)
+    newer = publish(storage, target, rows(2))
+    with pytest.raises(PublishConflict, match=r"not withdrawing .* another run .*; the published file stays"):
+        storage.withdraw(target, seen=seen)
+    assert storage.published(target) == newer
+    assert storage.withdraw(target, seen=storage.current(target)) is True
+
+
+@pytest.mark.parametrize("keys", [["a"], ["a", "b"], ["s"]])
+def test_rows_that_repeat_a_key_are_never_published(
+    storage: Storage, target: Target, base: str, keys: list[str]
+) -> None:
+    count = ROW_GROUP + 5
+    ids = np.arange(count)[::-1].copy()
+    table = {"a": ids, "b": ids % 7, "s": pa.array([f"k{i}" for i in ids])}
+    unique = pa.table(table)
+    with storage.stage(target, unique.schema) as staged:
+        staged.write(unique.combine_chunks().to_batches()[0])
+        before = staged.publish(expected_rows=count, unique=keys)
+    twice = pa.concat_tables([unique.slice(0, count - 1), unique.slice(3, 1)]).combine_chunks()
+    with storage.stage(target, unique.schema) as staged:
+        staged.write(twice.to_batches()[0])
+        with pytest.raises(ContractViolation, match=f"1 rows repeat the {', '.join(keys)} of another row"):
+            staged.publish(expected_rows=count, unique=keys)
+    assert storage.published(target) == before
+
+
+def test_a_key_without_a_value_is_never_published(storage: Storage, target: Target) -> None:
+    table = pa.table({"a": pa.array([1, None, 3])})
+    with storage.stage(target, table.schema) as staged:
+        staged.write(table.to_batches()[0])
+        with pytest.raises(ContractViolation, match="1 rows have no a"):
+            staged.publish(expected_rows=3, unique=["a"])
+
+
+def test_a_snapshot_stays_what_it_was(storage: Storage, target: Target) -> None:
+    with pytest.raises(NoData, match=r"part-0\.parquet does not exist"):
+        storage.snapshot(target)
+    first = publish(storage, target, rows(5))
+    fs, path = fsspec.core.url_to_fs(target.uri)
+    before = fs.info(path)
+    snapshot = storage.snapshot(target)
+    assert snapshot == f"{target.versions}/{first.sha256}.parquet"
+    assert storage.snapshot(target) == snapshot
+    assert fs.info(path).get("mtime") == before.get("mtime")
+    publish(storage, target, rows(6))
+    storage.withdraw(target)
+    assert hashlib.sha256(content(snapshot)).hexdigest() == first.sha256
+    assert same(storage.read(snapshot), rows(5).replace_schema_metadata(None))
+
+
+def test_a_version_that_is_still_published_is_never_swept(storage: Storage, tmp_path: Path) -> None:
+    target = Target(f"{tmp_path}/predictions", DAY)
+    publish(storage, target, rows(5))
+    snapshot = storage.snapshot(target)
+    assert Path(snapshot).samefile(target.uri)
+    assert storage.sweep(target.root, staged_before=FUTURE, superseded_before=FUTURE) == []
+    publish(storage, target, rows(6))
+    assert storage.sweep(target.root, staged_before=FUTURE, superseded_before=FUTURE) == [snapshot]
+
+
+def test_a_version_that_is_published_again_is_kept_again_for_its_full_time(storage: Storage, tmp_path: Path) -> None:
+    target = Target(f"{tmp_path}/predictions", DAY)
+    for count in (1, 2, 1):
+        publish(storage, target, rows(count))
+    snapshot = Path(storage.snapshot(target))
+    assert snapshot.samefile(target.uri), "the present content, not the older file with equal bytes"
+    superseded_at = datetime.now(UTC)
+    publish(storage, target, rows(3))
+    kept = {f"{storage.published(target).sha256}.parquet", snapshot.name}
+    removed = storage.sweep(target.root, staged_before=PAST, superseded_before=superseded_at)
+    assert [Path(uri).name for uri in removed if Path(uri).name in kept] == []
+    assert snapshot.exists()
+
+
+def test_a_lock_that_a_killed_process_left_is_swept_and_does_not_hinder(storage: Storage, tmp_path: Path) -> None:
+    target = Target(f"{tmp_path}/predictions", DAY)
+    lock = put(f"{target.staging}/{DAY}.lock", b"")
+    publish(storage, target, rows(1))
+    assert files_under(target.staging) == []
+    put(lock, b"")
+    assert storage.sweep(target.root, staged_before=PAST, superseded_before=PAST) == []
+    with Disk(target).locked():
+        assert storage.sweep(target.root, staged_before=FUTURE, superseded_before=FUTURE) == []
+    put(lock, b"")
+    assert storage.sweep(target.root, staged_before=FUTURE, superseded_before=FUTURE) == [lock]
+
+
+def test_a_lock_lets_one_through_at_a_time_while_others_remove_it(tmp_path: Path) -> None:
+    target, inside, most, through = Target(f"{tmp_path}/predictions", DAY), [], [], []
+
+    def run() -> None:
+        for _ in range(40):
+            with Disk(target).locked():
+                inside.append(1)
+                most.append(len(inside))
+                inside.pop()
+                through.append(1)
+
+    threads = [threading.Thread(target=run) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert errors == []
-    published = storage.read(target.uri)
-    assert same(published, rows(8, first=published["row_id"][0].as_py()))
-    assert files_under(f"{tmp_path}/data/predictions.staging") == []
-    for path in files_under(f"{tmp_path}/data/predictions.versions"):
-        assert hashlib.sha256(content(f"{tmp_path}/data/predictions.versions/{path}")).hexdigest() == Path(path).stem
+    assert (max(most), len(through)) == (1, 240)
+    assert files_under(target.staging) == []
+
+
+_WRITER = """
+import sys
+from pathlib import Path
+import pyarrow as pa
+from pipeline.errors import PublishConflict
+from pipeline.storage import Storage, Target
+
+storage, target = Storage(Path(sys.argv[1])), Target(sys.argv[2], sys.argv[3])
+for line in sys.stdin:
+    table = pa.table({"writer": [int(sys.argv[4])], "generation": [int(line)]})
+    try:
+        with storage.stage(target, table.schema) as staged:
+            staged.write(table.to_batches()[0])
+            print("staged", flush=True)
+            sys.stdin.readline()
+            print(staged.publish(expected_rows=1).sha256, flush=True)
+    except PublishConflict:
+        print("conflict", flush=True)
+"""
+
+
+def test_of_several_processes_that_publish_at_once_exactly_one_wins(storage: Storage, tmp_path: Path) -> None:
+    target, writers, generations = Target(f"{tmp_path}/data/predictions", DAY), 4, 12
+    command = [sys.executable, "-c", _WRITER, str(tmp_path / "scratch"), target.root, target.partition]
+    processes = [
+        subprocess.Popen([*command, str(number)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        for number in range(writers)
+    ]
+    won = []
+    with ExitStack() as stack:
+        pipes = [(stack.enter_context(process).stdin, process.stdout) for process in processes]
+        for generation in range(generations):
+            for begin in (f"{generation}\n", "go\n"):
+                for stdin, _ in pipes:
+                    assert stdin is not None
+                    stdin.write(begin)
+                answers = [stdout.readline().strip() for _, stdout in pipes if stdout is not None]
+            winners = [answer for answer in answers if answer != "conflict"]
+            assert winners == [storage.published(target).sha256]
+            won += winners
+        for stdin, _ in pipes:
+            assert stdin is not None
+            stdin.close()
+    assert len(set(won)) == generations
+    assert sorted(files_under(target.versions)) == sorted(f"{sha256}.parquet" for sha256 in won[:-1])
+    for sha256 in won[:-1]:
+        assert hashlib.sha256(content(f"{target.versions}/{sha256}.parquet")).hexdigest() == sha256
+    assert files_under(target.staging) == []
 
 
 _PUBLISHER = """
@@ -389,7 +577,7 @@ def test_a_withdrawn_partition_is_kept_as_a_version(storage: Storage, target: Ta
     made = publish(storage, target, rows(4))
     assert storage.withdraw(target) is True
     assert files_under(base) == [f"predictions.versions/{DAY}/{made.sha256}.parquet"]
-    assert storage.metadata(target) is None
+    assert storage.current(target) == Current(None, None)
     assert publish(storage, target, rows(4)) == made
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pytest
 
 from pipeline import arguments, cli
@@ -283,3 +284,70 @@ def test_help_describes_every_argument_and_the_exit_codes(capsys):
         if not action.help and not action.choices
     ]
     assert undescribed == []
+
+
+def test_a_run_restates_earlier_partitions_whose_input_changed_and_names_those_it_could_not(home, capsys, world):
+    run(capsys, "retrain", "orders", "--as-of", "2026-01-10", "--bootstrap")
+    run(capsys, "score", "orders", "--start", "2026-01-10", "--end", "2026-01-13")
+    world.rewrite(11, lambda table: table.slice(0, 299))
+    world.rewrite(12, lambda table: table.drop_columns(["amount"]))
+    code, answer = run(capsys, "score", "orders", "--start", "2026-01-13")
+    assert (code, answer["status"], answer["rows_scored"]) == (0, "published", 300)
+    assert [(m["start"], m["rows_scored"]) for m in answer["restated"]] == [("2026-01-11T00:00:00Z", 299)]
+    assert [(f["start"], f["error"]) for f in answer["not_restated"]] == [("2026-01-12T00:00:00Z", "FileRejected")]
+
+
+def test_restate_lists_changes_and_then_publishes_them(home, capsys, world):
+    run(capsys, "retrain", "orders", "--as-of", "2026-01-10", "--bootstrap")
+    run(capsys, "score", "orders", "--start", "2026-01-10", "--end", "2026-01-13")
+    world.rewrite(11, lambda table: table.slice(0, 299))
+    before = ["restate", "orders", "--before", "2026-01-13"]
+    assert run(capsys, *before, "--dry-run")[1] == {"would_restate": ["2026-01-11T00:00:00Z"]}
+    assert [m["rows_scored"] for m in run(capsys, *before)[1]["manifests"]] == [299]
+    assert run(capsys, *before)[1] == {"manifests": []}
+    assert [m["status"] for m in run(capsys, "restate", "orders", "--start", "2026-01-10")[1]["manifests"]] == [
+        "unchanged"
+    ]
+
+
+def test_a_snapshot_stays_what_it_was_when_the_partition_is_superseded(home, capsys, world):
+    run(capsys, "retrain", "orders", "--as-of", "2026-01-10", "--bootstrap")
+    published = run(capsys, "score", "orders", "--start", "2026-01-10")[1]
+    path = Path(run(capsys, "snapshot", "orders", "--start", "2026-01-10")[1]["path"])
+    whole = path.read_bytes()
+    assert whole == Path(published["path"]).read_bytes()
+    world.rewrite(10, lambda table: table.slice(0, 299))
+    assert run(capsys, "score", "orders", "--start", "2026-01-10")[1]["rows_scored"] == 299
+    assert path.read_bytes() == whole
+    assert run(capsys, "snapshot", "orders", "--start", "2026-01-11")[1]["error"] == "NoData"
+
+
+def test_quarantine_is_told_by_reason_and_replayed(home, capsys, world):
+    run(capsys, "retrain", "orders", "--as-of", "2026-01-10", "--bootstrap")
+    whole = world.features(10).read_bytes()
+    world.rewrite(10, lambda t: t.set_column(0, "row_id", pc.if_else(pc.greater(t["amount"], 400), None, t["row_id"])))
+    bad = run(capsys, "score", "orders", "--start", "2026-01-10")[1]["rows_quarantined"]
+    assert bad > 0
+    told = run(capsys, "quarantine", "orders")[1]
+    assert [(r["reason"], r["rows"], r["examples"]) for r in told["reasons"]] == [("null_key:row_id", bad, ["null"])]
+    assert cli.main(["quarantine", "orders"]) == 0
+    assert f"null_key:row_id: {bad} rows in 1 intervals" in capsys.readouterr().out
+    world.features(10).write_bytes(whole)
+    replayed = run(capsys, "replay-quarantine", "orders", "--start", "2026-01-10")[1]
+    assert (replayed["rows_quarantined"], replayed["before"]["rows_quarantined"]) == (0, bad)
+
+
+def test_rollback_shows_its_blast_radius_before_it_changes_anything(home, capsys):
+    run(capsys, "retrain", "orders", "--as-of", "2026-01-10", "--bootstrap")
+    run(capsys, "retrain", "orders", "--as-of", "2026-01-12")
+    run(capsys, "promote", "orders", "--version", "2", "--reason", "drill", "--at", "2026-01-13")
+    run(capsys, "score", "orders", "--start", "2026-01-11", "--end", "2026-01-15")
+    asked = ["rollback", "orders", "--reason", "drill", "--restate"]
+    code, radius = run(capsys, *asked, "--dry-run")
+    days = [f"2026-01-{day}T00:00:00Z" for day in (12, 13, 14)]
+    assert (code, radius) == (0, {"withdrawn": 2, "version": 1, "affected": days, "rows": 900})
+    assert run(capsys, "status", "orders")[1]["jobs"][0]["champion"] == 2
+    assert run(capsys, *asked, "--at", "2026-01-14")[0] == 65
+    done = run(capsys, *asked)[1]
+    assert [m["start"] for m in done["restated"]] == days
+    assert {m["model_version"] for m in done["restated"]} == {1}

@@ -26,10 +26,10 @@ PIPELINE = ROOT / "pipeline"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "failpoints", "intervals", "reports", "policies", "job", "settings", "document", "jobfile"),
-    ("schema", "rules", "keys", "windows", "drift", "performance", "triggers", "gates", "pages", "markup"),
+    ("schema", "casts", "rules", "keys", "windows", "drift", "performance", "triggers", "gates", "pages", "markup"),
     ("storage", "ledger", "registry", "modelfiles", "expectations", "detectors", "trainers", "engine", "scaffold"),
     ("steps",),
-    ("cli", "arguments", "runtime", "replay", "tasks", "__main__"),
+    ("cli", "commands", "arguments", "runtime", "replay", "tasks", "__main__"),
 )
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 # Files of one adapter that are not a folder.
@@ -37,7 +37,19 @@ ADAPTER_OF = {"modelfiles": "registry"}
 # A step may use those named before it.
 STEPS = (
     *("context", "sampling", "labels"),
-    *("champion", "plan", "validate", "score", "monitor", "evaluate", "retrain", "promote", "restate"),
+    *(
+        "champion",
+        "plan",
+        "validate",
+        "score",
+        "changes",
+        "quarantine",
+        "monitor",
+        "evaluate",
+        "retrain",
+        "promote",
+        "restate",
+    ),
 )
 # What the lower floors may import beside the standard library.
 LIBRARIES = {

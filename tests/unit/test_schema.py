@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline import keys
+from pipeline import casts, keys
 from pipeline.errors import ContractViolation
 from pipeline.intervals import Interval
 from pipeline.keys import SeenKeys
-from pipeline.schema import RowChecker, contract_problems, mixed_schema_problems
+from pipeline.schema import RowChecker, common_schema, contract_problems, mixed_schema_problems
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -148,17 +148,128 @@ class TestMixedSchemas:
         other = pa.schema([pa.field("note", pa.int8()), *reversed(list(GOOD))])
         assert mixed_schema_problems({"a": GOOD, "b": other}, make_job()) == []
 
-    @pytest.mark.parametrize("kind", [pa.string(), pa.int64(), pa.float32(), pa.null()])
-    def test_a_used_column_of_another_type_is_named_with_its_file(self, make_job: MakeJob, kind: pa.DataType) -> None:
+    @pytest.mark.parametrize("kind", [pa.int32(), pa.float32(), pa.null()])
+    def test_types_that_meet_without_loss_are_no_problem(self, make_job: MakeJob, kind: pa.DataType) -> None:
+        schemas = {"a": GOOD, "b": with_type("amount", kind)}
+        assert mixed_schema_problems(schemas, make_job()) == []
+        assert common_schema(schemas, make_job()) == GOOD
+
+    @pytest.mark.parametrize("kind", [pa.string(), pa.int64(), pa.decimal128(9, 2)])
+    def test_a_used_column_whose_types_do_not_meet_is_named_with_its_files(
+        self, make_job: MakeJob, kind: pa.DataType
+    ) -> None:
         schemas = {"a": GOOD, "b": GOOD, "c": with_type("amount", kind)}
-        assert mixed_schema_problems(schemas, make_job()) == [f"file 'c': column 'amount' is {kind}, but double in 'a'"]
+        problem = f"column 'amount': no type holds the values of all files without loss: double in 'a', {kind} in 'c'"
+        assert mixed_schema_problems(schemas, make_job()) == [problem]
+        with pytest.raises(ContractViolation, match=r"do not go together: column 'amount': no type holds"):
+            common_schema(schemas, make_job())
 
     def test_a_lost_time_zone_and_a_missing_column_are_named(self, make_job: MakeJob) -> None:
         other = with_type("event_ts", pa.timestamp("us")).remove(GOOD.get_field_index("country"))
         assert mixed_schema_problems({"a": GOOD, "b": other}, make_job()) == [
-            "file 'b': column 'event_ts' is timestamp[us], but timestamp[us, tz=UTC] in 'a'",
+            "column 'event_ts': no type holds the values of all files without loss: timestamp[us, tz=UTC] in 'a', "
+            "timestamp[us] in 'b'",
             "file 'b': column 'country' is missing, but string in 'a'",
         ]
+
+    def test_a_column_that_only_a_later_file_has_is_the_first_files_problem(self, make_job: MakeJob) -> None:
+        first = GOOD.remove(GOOD.get_field_index("country"))
+        assert mixed_schema_problems({"a": first, "b": GOOD}, make_job()) == [
+            "file 'a': column 'country' is missing, but string in 'b'"
+        ]
+
+    def test_no_file_has_no_columns(self, make_job: MakeJob) -> None:
+        assert common_schema({}, make_job()) == pa.schema([])
+
+
+def with_note(kind: pa.DataType) -> pa.Schema:
+    return GOOD.append(pa.field("note", kind, nullable=False, metadata={"unit": "none"}))
+
+
+class TestCommonSchema:
+    def test_columns_of_later_files_follow_and_every_field_may_be_null(self, make_job: MakeJob) -> None:
+        other = pa.schema([pa.field("extra", pa.int8(), nullable=False), *reversed(list(with_note(pa.int16())))])
+        schemas = {"a": with_note(pa.int8()), "b": other.with_metadata({"pandas": "{}"})}
+        expected = pa.schema([*GOOD, pa.field("note", pa.int16()), pa.field("extra", pa.int8())])
+        assert common_schema(schemas, make_job()).equals(expected, check_metadata=True)
+
+    @pytest.mark.parametrize(
+        ("kinds", "expected"),
+        [
+            ([pa.dictionary(pa.int8(), pa.string())], pa.string()),
+            ([pa.int64(), pa.string(), pa.float64()], pa.string()),
+            ([pa.timestamp("us"), pa.timestamp("us", "UTC")], pa.string()),
+            ([pa.binary(), pa.string()], pa.large_binary()),
+            ([pa.list_(pa.int8())] * 2, pa.list_(pa.int8())),
+            ([pa.list_(pa.int8()), pa.string()], None),
+        ],
+        ids=str,
+    )
+    def test_an_unused_column_is_carried_in_a_type_that_loses_nothing_or_left_out(
+        self, make_job: MakeJob, kinds: list[pa.DataType], expected: pa.DataType | None
+    ) -> None:
+        schemas = {str(position): with_note(kind) for position, kind in enumerate(kinds)}
+        assert mixed_schema_problems(schemas, make_job()) == []
+        found = common_schema(schemas, make_job())
+        assert found == (GOOD if expected is None else GOOD.append(pa.field("note", expected)))
+
+
+AMOUNTS, EVENTS = pa.array([1.5, 2.5]), pa.array([NOON, NOON], STAMP)
+# What two files of one partition hold in a used column: values that survive, or a refusal. Readers that take the first
+# file's schema for all turn the 7 of case 1 into a number, drop the zone of case 8, and round case 6.
+MATRIX: dict[str, tuple[str, pa.Array, pa.Array, pa.DataType | None]] = {
+    "1 number, then text that looks like one": ("row_id", pa.array([5, 6]), pa.array(["7", "8"]), None),
+    "2 text, then numbers": ("country", pa.array(["1", "2"]), pa.array([3, 4]), None),
+    "3 int32, then int64": ("row_id", pa.array([5, 6], pa.int32()), pa.array([2**40, 8]), pa.int64()),
+    "4 int64, then uint64": ("row_id", pa.array([5, -6]), pa.array([2**63, 8], pa.uint64()), None),
+    "5 int32, then double": ("amount", pa.array([2**31 - 1, 6], pa.int32()), AMOUNTS, pa.float64()),
+    "6 int64, then double": ("amount", pa.array([2**53 + 1, 6]), AMOUNTS, None),
+    "7 decimals of two scales": (
+        "amount",
+        pa.array([decimal.Decimal("1.25")] * 2, pa.decimal128(9, 2)),
+        pa.array([decimal.Decimal("1.2345")] * 2, pa.decimal128(6, 4)),
+        pa.decimal128(11, 4),
+    ),
+    "8 a time with a zone, then without": ("event_ts", EVENTS, EVENTS.cast(pa.timestamp("us")), None),
+    "9 times of two units and zones": (
+        "event_ts",
+        EVENTS,
+        EVENTS.cast(pa.timestamp("ns", "Europe/Amsterdam")),
+        pa.timestamp("ns", "UTC"),
+    ),
+    "10 a date, then a time": ("event_ts", pa.array([NOON.date()] * 2), EVENTS.cast(pa.timestamp("us")), None),
+    "11 null throughout, then numbers": ("amount", pa.nulls(2), AMOUNTS, pa.float64()),
+    "12 a dictionary, then text": (
+        "country",
+        pa.array(["NL", None]).dictionary_encode(),
+        pa.array(["BE", "é"], pa.large_string()),
+        pa.large_string(),
+    ),
+    "13 booleans, then numbers": ("country", pa.array([True, False]), pa.array([1, 0]), None),
+}
+
+
+@pytest.mark.parametrize(("column", "first", "second", "kind"), MATRIX.values(), ids=MATRIX)
+def test_files_of_different_types_are_read_exactly_or_refused(
+    make_job: MakeJob, column: str, first: pa.Array, second: pa.Array, kind: pa.DataType | None
+) -> None:
+    job = make_job()
+    for one, other in ((first, second), (second, first)):
+        batches = {name: rows(2, **{column: array}) for name, array in (("a", one), ("b", other))}
+        schemas = {name: batch.schema for name, batch in batches.items()}
+        for schema in schemas.values():
+            assert contract_problems(schema, job) == []
+        problems = mixed_schema_problems(schemas, job)
+        assert bool(problems) == (kind is None)
+        if kind is None:
+            assert all(text in problems[0] for text in (repr(column), str(one.type), str(other.type)))
+            continue
+        whole = common_schema(schemas, job)
+        assert whole.field(column).type == kind
+        for name, array in (("a", one), ("b", other)):
+            read = casts.cast(batches[name], whole)
+            assert read.schema == whole
+            assert read.column(column).to_pylist() == array.to_pylist()
 
 
 class TestPrecedence:
