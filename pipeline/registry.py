@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 
     import pandas as pd
     import pyarrow as pa
-    from mlflow.entities import FileInfo
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
     from numpy.typing import NDArray
@@ -222,9 +221,7 @@ class Registry:
             modelfiles.verify_tags(version.tags, registered)
             place = self._client.get_model_version_download_uri(ref.name, str(ref.version))
             store = get_artifact_repository(place, tracking_uri=self._uri)
-            modelfiles.verify_names(
-                {entry.path: _is_plain(store, entry) for entry in store.list_artifacts()}, registered
-            )
+            modelfiles.verify_names(_listing(store), registered)
             store.download_artifacts("", scratch)
             there = {path.relative_to(scratch).as_posix(): path for path in Path(scratch).rglob("*") if path.is_file()}
             modelfiles.verify_digests({name: _digest(path) for name, path in there.items()}, registered)
@@ -354,11 +351,13 @@ def prepare(tracking_uri: str) -> None:
         draft.replace(path)
 
 
-def _is_plain(store: ArtifactRepository, entry: FileInfo) -> bool:
-    """Whether an entry of a version is a file of its own; in a folder also no link, pipe or device."""
-    if entry.is_dir or not isinstance(store, LocalArtifactRepository):
-        return not entry.is_dir
-    return stat.S_ISREG((Path(store.artifact_dir) / entry.path).lstat().st_mode)
+def _listing(store: ArtifactRepository) -> dict[str, bool]:
+    """The entries of a version at the top, and whether each is a plain file: no folder, link, pipe or device."""
+    if not isinstance(store, LocalArtifactRepository):
+        return {entry.path: not entry.is_dir for entry in store.list_artifacts()}
+    # MLflow follows links, fails at broken ones, and walks in circles.
+    folder = Path(store.artifact_dir)
+    return {path.name: stat.S_ISREG(path.lstat().st_mode) for path in folder.iterdir()} if folder.is_dir() else {}
 
 
 def _digest(path: Path) -> str:

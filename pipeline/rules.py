@@ -42,7 +42,7 @@ def kind_of(column_type: pa.DataType) -> str:
         "integer": types.is_integer,
         "float": types.is_floating,
         "decimal": types.is_decimal,
-        "text": lambda t: types.is_string(t) or types.is_large_string(t),
+        "text": lambda t: types.is_string(t) or types.is_large_string(t) or types.is_string_view(t),
         "boolean": types.is_boolean,
         "time": lambda t: types.is_timestamp(t) or types.is_date32(t),
         "null": types.is_null,

@@ -18,7 +18,7 @@ from pipeline.reports import TriggerDecision
 from pipeline.settings import Settings
 from pipeline.steps import champion, changes, evaluate, monitor, plan, promote, quarantine, restate, retrain, score
 from pipeline.steps.context import JobContext
-from pipeline.storage import Inputs, Storage
+from pipeline.storage import Inputs, ReadLimits, Storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,7 +58,8 @@ class Runtime:
         self.ledger = Ledger(settings.ledger_url, clock)
         local = settings.tracking_uri.startswith("sqlite:")
         self.registry = Registry(settings.tracking_uri, settings.home / "models" if local else None)
-        self.inputs = Inputs(settings.home / "scratch")
+        limits = ReadLimits(settings.read_memory_mb << 20, settings.read_stall_seconds)
+        self.inputs = Inputs(settings.home / "scratch", limits)
         self.storage = Storage(settings.home / "scratch")
 
     @classmethod
@@ -75,7 +76,8 @@ class Runtime:
         self.close()
 
     def close(self) -> None:
-        """Give back database connections; the runtime must not be used afterwards."""
+        """Give back database connections and end reading processes; the runtime must not be used afterwards."""
+        self.inputs.close()
         self.ledger.close()
 
     def job(self, name: str) -> JobSpec:

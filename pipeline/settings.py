@@ -20,21 +20,28 @@ class Settings(BaseModel):
     jobs: Path = Field(description="Directory of job files.")
     tracking_uri: str = Field(description="MLflow tracking and registry URI.")
     ledger_url: str = Field(description="SQLAlchemy URL of the ledger.")
+    read_memory_mb: int = Field(default=1280, gt=0, description="Memory that reading one input file may take, in MiB.")
+    read_stall_seconds: float = Field(
+        default=20.0, gt=0, description="Reading one input file ends after so long without any rows."
+    )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
         """Settings from ``PIPELINE_HOME``, ``PIPELINE_JOBS``, ``MLFLOW_TRACKING_URI`` and ``PIPELINE_LEDGER_URL``.
 
-        Unset ones default to ``.pipeline`` and ``dags/jobs`` under the working directory, and to SQLite files
-        inside the home.
+        And from ``PIPELINE_READ_MEMORY_MB`` and ``PIPELINE_READ_STALL_SECONDS``. Unset ones default to ``.pipeline`` and
+        ``dags/jobs`` under the working directory, to SQLite files inside the home, and to the limits of the fields.
         """
         home = Path(environ.get("PIPELINE_HOME", ".pipeline")).resolve()
-        return cls.in_home(
+        found = cls.in_home(
             home,
             jobs=Path(environ.get("PIPELINE_JOBS", "dags/jobs")).resolve(),
             tracking_uri=environ.get("MLFLOW_TRACKING_URI"),
             ledger_url=environ.get("PIPELINE_LEDGER_URL"),
         )
+        limits = {name: environ.get(f"PIPELINE_{name.upper()}") for name in ("read_memory_mb", "read_stall_seconds")}
+        given = {name: text for name, text in limits.items() if text}
+        return cls.model_validate({**found.model_dump(), **given})
 
     @classmethod
     def in_home(

@@ -174,8 +174,9 @@ def _publish(ctx: JobContext, interval: Interval, report: DriftReport) -> None:
         for batch in table.to_batches():
             staged.write(batch)
         staged.publish(expected_rows=table.num_rows)
-    if report.report_uri:
-        ctx.storage.write_text(report.report_uri, pages.drift_page(report))
+    page = pages.drift_page(report)
+    if report.report_uri and ctx.storage.read_text(report.report_uri) != page:
+        ctx.storage.write_text(report.report_uri, page)
 
 
 _INSTANT = pa.timestamp("us", "UTC")

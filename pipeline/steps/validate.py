@@ -27,10 +27,12 @@ _NAMED = 5  # rejected files that a message names
 class OpenedInput:
     """The usable files of one interval, found to fit the contract, the checker of their rows, and the other files.
 
-    ``schema`` is what `checked` reads: types to which every file's values convert without loss, dictionaries decoded.
+    ``schema`` is what `checked` reads: types to which every file's values convert without loss, dictionaries decoded;
+    ``columns`` names, file by file, those of its columns that the file has.
     """
 
     files: Sequence[InputFile]
+    columns: Sequence[Sequence[str]]
     schema: pa.Schema
     checker: RowChecker
     rejected: tuple[RejectedFile, ...]
@@ -66,7 +68,8 @@ def opened(
     whole = common_schema(schemas, job)
     schema = pa.schema([field for field in whole if not used_only or field.name in used_columns(job)])
     usable = [file for file in files if file.path in schemas]
-    return OpenedInput(usable, schema, RowChecker(job, interval, schema), rejected)
+    columns = [[name for name in schema.names if name in schemas[file.path].names] for file in usable]
+    return OpenedInput(usable, columns, schema, RowChecker(job, interval, schema), rejected)
 
 
 def _fitting(ctx: JobContext, interval: Interval, file: InputFile) -> pa.Schema:
@@ -96,7 +99,7 @@ def as_rejected(files: Sequence[InputFile], refusal: FileRejected) -> RejectedFi
         size=file.size,
         reason=refusal.code,
         rows=refusal.rows,
-        detail=f"{refusal.what}: {refusal.got}" if refusal.got else refusal.what,
+        detail=refusal.what if refusal.code == "schema" else refusal.got,
     )
 
 
@@ -127,9 +130,8 @@ def checked(ctx: JobContext, source: OpenedInput) -> Iterator[CheckedBatch]:
     Raises `InputChanged` when a file is not, or does not stay, the one that was listed, and `FileRejected` for one whose
     pages turn out to be unusable.
     """
-    for file in source.files:
-        there = set(ctx.inputs.schema(file).names)
-        for batch in ctx.inputs.batches([file], [name for name in source.schema.names if name in there]):
+    for file, columns in zip(source.files, source.columns, strict=True):
+        for batch in ctx.inputs.batches([file], columns):
             yield source.checker.check(casts.cast(batch, source.schema))
 
 
@@ -197,7 +199,7 @@ def _too_many(
     share: float,
     left: str = "nothing was written; a partition published earlier is untouched",
 ) -> TooManyQuarantined:
-    files = "".join(f"; file {file.path} was rejected ({file.reason}: {file.detail})" for file in rejected[:_NAMED])
+    files = "".join(f"; file {file.path} was rejected ({file.detail})" for file in rejected[:_NAMED])
     return TooManyQuarantined(
         f"job {ctx.job.name!r}, {interval}: {what}{files}",
         expected=f"at most {ctx.job.checks.max_quarantined:.1%} (checks.max_quarantined)",

@@ -19,7 +19,6 @@ from pipeline.storage.places import (
     Place,
     Present,
     move,
-    older,
     remove_empty,
     remove_where,
     replace,
@@ -109,10 +108,12 @@ class Disk:
         staging, versions = sibling(root, "staging"), sibling(root, "versions")
 
         def leftover(place: Place, path: str) -> bool:
-            if not path.endswith(_LOCK):
-                return older(staged_before)(place, path)
-            if place.fs.modified(place.path) >= staged_before:
+            left = Path(place.path)
+            if _changed(left) >= staged_before.timestamp():
                 return False
+            if not path.endswith(_LOCK):
+                left.unlink()
+                return True
             with suppress(TimeoutError), _locked(_path(staging), path.removesuffix(_LOCK), 0):
                 return True
             return False
@@ -132,14 +133,18 @@ class Disk:
         return [*remove_where(staging, leftover), *remove_where(versions, superseded)]
 
 
-def _superseded(version: Path, before: datetime) -> bool:
-    """Whether no published file is linked to the version any more, and has not been since ``before``.
+def _changed(path: Path) -> float:
+    """When the file got its content or its names (ctime), whichever is later, in seconds since 1970.
 
-    The change time (ctime) is when its number of names changed last: the replacement of the published name sets it in
-    the same atomic step, where a time of ours could be lost with the process.
+    A new link has the modification time of the old file, but the moment at which a name was added or replaced is the
+    system's own record, made in the same atomic step: a time set by us could be lost with the process.
     """
-    status = version.stat()
-    return status.st_nlink == 1 and status.st_ctime < before.timestamp()
+    return path.stat().st_ctime
+
+
+def _superseded(version: Path, before: datetime) -> bool:
+    """Whether no published file is linked to the version any more, and has not been since ``before``."""
+    return version.stat().st_nlink == 1 and _changed(version) < before.timestamp()
 
 
 def _token(status: os.stat_result) -> str:

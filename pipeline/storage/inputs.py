@@ -1,17 +1,23 @@
 """Input files, which nobody vouches for: listed once, frozen by digest, read under suspicion, looked at again after.
 
-Must not write anything but local copies of remote files.
+Files are opened in a process of their own (see `pipeline.storage.isolation`). Must not parse anything of them, and must not
+write anything but local copies of remote files.
 """
 
 from __future__ import annotations
 
+import os
+import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pipeline.errors import InputChanged, PipelineError
+from pipeline.errors import ContractViolation, InputChanged, PipelineError
 from pipeline.reports import InputFile
-from pipeline.storage import parquet
-from pipeline.storage.places import Place, State, answering, fetched
+from pipeline.storage.copies import Copies
+from pipeline.storage.isolation import ColumnsAbsent, Readers, ReadLimits, Refused
+from pipeline.storage.parquet import ROW_GROUP
+from pipeline.storage.places import Place, State, answering
+from pipeline.storage.refusals import rejected
 from pipeline.storage.targets import join, refuse_escape
 
 if TYPE_CHECKING:
@@ -20,25 +26,37 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from pipeline.storage.isolation import Footer, Reader
+
+_KEPT_BYTES = 1 << 30
+
 
 class Inputs:
-    """All reads of input partitions: features, and labels.
+    """All reads of input partitions: features, and labels. End it with `close`.
 
-    ``scratch`` is a local folder with room for one file: object stores are read through it. What the file system refuses
-    raises `StorageUnavailable`.
+    ``scratch`` is a local folder with room for one file and 1 GiB more: object stores are read through it. ``limits`` hold for
+    every file. What the file system refuses raises `StorageUnavailable`.
     """
 
-    def __init__(self, scratch: Path) -> None:
-        self._scratch = scratch
+    def __init__(self, scratch: Path, limits: ReadLimits | None = None) -> None:
+        self._copies = Copies(scratch, _KEPT_BYTES)
+        self._readers = Readers(limits or ReadLimits())
+        weakref.finalize(self, _end, os.getpid(), self._readers, self._copies)
+
+    def close(self) -> None:
+        """End the reading processes and remove the copies of remote files. Rows that are being read are given up."""
+        _end(os.getpid(), self._readers, self._copies)
 
     def files(self, root: str, partitions: Sequence[str], known: Sequence[InputFile] = ()) -> list[InputFile]:
         """Every ``*.parquet`` file of the named partitions, sorted by path, with size and SHA-256.
 
         ``""`` names the root with all below it. Files and folders whose names start with ``_`` or ``.`` are skipped;
         a missing folder has no files. What is named like a file but is none (a dangling link, a pipe) raises
-        `ContractViolation`: to skip it would lose rows without a word. A file that is one of the ``known``, judged by path,
+        `FileRejected`: to skip it would lose rows without a word. A file that is one of the ``known``, judged by path,
         size and mark, keeps the digest found then and is not read again.
         """
+        # It is ready to read by the time that the files are known and the model is loaded.
+        self._readers.warm()
         paths: set[str] = set()
         for partition in partitions:
             if partition:
@@ -47,43 +65,92 @@ class Inputs:
             with answering(f"listing {uri}"):
                 paths.update(join(partition, path) if partition else path for path in _parquet_files(uri))
         earlier = {file.path: file for file in known}
-        return [_as_found(join(root, path), path, earlier.get(path)) for path in sorted(paths)]
+        return [self._as_found(join(root, path), path, earlier.get(path)) for path in sorted(paths)]
+
+    def footer(self, file: InputFile) -> Footer:
+        """The columns and the number of rows that one input file declares; raises what `batches` raises."""
+        with self._undisturbed(file, last=False) as (reader, path):
+            return reader.footer(path)
 
     def schema(self, file: InputFile) -> pa.Schema:
-        """The columns of one input file, from its footer; an unreadable file raises `ContractViolation`."""
-        with answering(f"reading {file.uri}", absent=_gone(file)):
-            return parquet.schema(file.uri)
+        """The columns of one input file; raises what `batches` raises."""
+        return self.footer(file).schema
 
     def batches(
-        self, files: Sequence[InputFile], columns: Sequence[str] | None = None, batch_rows: int = parquet.ROW_GROUP
+        self, files: Sequence[InputFile], columns: Sequence[str] | None = None, batch_rows: int = ROW_GROUP
     ) -> Iterator[pa.RecordBatch]:
         """The rows of ``files`` in order, at most ``batch_rows`` at a time; ``columns`` projects, in the given order.
 
-        Page checksums are verified and folders never become columns. Raises `ContractViolation` for a corrupt file
-        or an absent column, and `InputChanged` when a file is not, or does not stay, the one that was planned.
+        The next rows are decoded while the caller works on the last ones. Page checksums are verified and folders never
+        become columns. Texts may hold bytes that are not UTF-8. Raises `FileRejected` for a file that cannot be used,
+        with a code of `pipeline.storage.refusals`, `ContractViolation` for an absent column, and `InputChanged` when a
+        file is not, or does not stay, the one that was planned.
         """
         for file in files:
-            before = _planned_state(file)
-            try:
-                with (
-                    answering(f"reading {file.uri}", absent=_gone(file)),
-                    self._frozen(file) as path,
-                    parquet.opened(path, file.uri) as opened,
-                ):
-                    yield from parquet.batches(opened, file.uri, columns, batch_rows)
-            except PipelineError:
-                # A file that is rewritten under its reader looks corrupt; the rewriting is what to report.
-                _require_same(file, before)
-                raise
-            _require_same(file, before)
+            with self._undisturbed(file, last=True) as (reader, path):
+                yield from reader.batches(path, columns, batch_rows)
+
+    def _as_found(self, uri: str, path: str, known: InputFile | None) -> InputFile:
+        with answering(f"reading {uri}", absent=_changed(uri, "the file that was listed", "no file")):
+            place = Place.of(uri)
+            size, marks = place.state()
+            if known and (known.size, known.mark) == (size, _mark(marks)):
+                return known.model_copy(update={"uri": uri})
+            sha256, size = place.digest() if place.local else self._copies.digest(place, size)
+        return InputFile(uri=uri, path=path, size=size, sha256=sha256, mark=_mark(marks))
 
     @contextmanager
-    def _frozen(self, file: InputFile) -> Iterator[Path]:
-        """The file on this machine, for the time of reading; a fetched copy must have the planned digest."""
-        with fetched(file.uri, self._scratch) as path:
-            if Place.of(file.uri).local is None and (got := Place.of(str(path)).digest()[0]) != file.sha256:
-                raise _changed(file.uri, f"sha256 {file.sha256}", f"sha256 {got}")
-            yield path
+    def _undisturbed(self, file: InputFile, *, last: bool) -> Iterator[tuple[Reader, str]]:
+        """A reader, and the path of the file on this machine; the planned file, from before the first byte to the end."""
+        before = _planned_state(file)
+        try:
+            with (
+                answering(f"reading {file.uri}", absent=_gone(file)),
+                self._frozen(file, last) as path,
+                self._readers.lent() as reader,
+                _explained(file),
+            ):
+                yield reader, path
+        except PipelineError:
+            # A file that is rewritten under its reader looks corrupt; the rewriting is what to report.
+            _require_same(file, before)
+            raise
+        _require_same(file, before)
+
+    @contextmanager
+    def _frozen(self, file: InputFile, last: bool) -> Iterator[str]:
+        """The path of the file on this machine; a copy of a remote one must have the planned digest."""
+        place = Place.of(file.uri)
+        if place.local:
+            yield os.path.abspath(place.path)  # noqa: PTH100 - keeps links as they are
+            return
+        with self._copies.local(place, file.sha256, last=last) as copy:
+            if copy.sha256 != file.sha256:
+                raise _changed(file.uri, f"sha256 {file.sha256}", f"sha256 {copy.sha256}")
+            yield str(copy.path.absolute())
+
+
+def _end(owner: int, readers: Readers, copies: Copies) -> None:
+    # The same object in a forked process must not end what its parent works with.
+    if owner == os.getpid():
+        readers.close()
+        copies.clear()
+
+
+@contextmanager
+def _explained(file: InputFile) -> Iterator[None]:
+    """Turn what the reader says of a file into this product's errors."""
+    try:
+        yield
+    except Refused as err:
+        raise rejected(file.uri, file.path, err.code, err.got, err.rows) from err
+    except ColumnsAbsent as err:
+        raise ContractViolation(
+            f"{file.uri} lacks columns",
+            expected=", ".join(err.absent),
+            got=", ".join(err.names),
+            next_step="correct the file or the job's columns",
+        ) from err
 
 
 def _parquet_files(uri: str) -> Iterator[str]:
@@ -92,18 +159,8 @@ def _parquet_files(uri: str) -> Iterator[str]:
         if not path.endswith(".parquet") or any(part[0] in "._" for part in path.split("/")):
             continue
         if kind != "file":
-            raise parquet.unreadable(join(uri, path), "not a regular file")
+            raise rejected(join(uri, path), path, "not_a_file", "not a regular file")
         yield path
-
-
-def _as_found(uri: str, path: str, known: InputFile | None) -> InputFile:
-    with answering(f"reading {uri}", absent=_changed(uri, "the file that was listed", "no file")):
-        place = Place.of(uri)
-        size, marks = place.state()
-        if known and (known.size, known.mark) == (size, _mark(marks)):
-            return known.model_copy(update={"uri": uri})
-        sha256, size = place.digest()
-    return InputFile(uri=uri, path=path, size=size, sha256=sha256, mark=_mark(marks))
 
 
 def _mark(marks: tuple[str, ...]) -> str:
@@ -111,21 +168,29 @@ def _mark(marks: tuple[str, ...]) -> str:
 
 
 def _planned_state(file: InputFile) -> State:
-    """The state of an input file, which must have the planned size."""
+    """The state of an input file, which must have the planned size, and the planned digest if its mark is another."""
     with answering(f"looking up {file.uri}", absent=_gone(file)):
-        state = Place.of(file.uri).state()
-    if state[0] != file.size:
-        raise _changed(file.uri, f"{file.size} bytes", f"{state[0]} bytes")
+        place = Place.of(file.uri)
+        size, marks = state = place.state()
+        if size != file.size:
+            raise _changed(file.uri, f"{file.size} bytes", f"{size} bytes")
+        # Some mounts number equal files anew.
+        if file.mark and _mark(marks) != file.mark and place.digest()[0] != file.sha256:
+            raise _newer(file)
     return state
 
 
 def _require_same(file: InputFile, before: State) -> None:
     if _planned_state(file) != before:
-        raise _changed(file.uri, "one file from the first to the last byte", "a newer file")
+        raise _newer(file)
 
 
 def _changed(uri: str, expected: str, got: str) -> InputChanged:
     return InputChanged(f"{uri} changed since it was planned", expected=expected, got=got, next_step="run again")
+
+
+def _newer(file: InputFile) -> InputChanged:
+    return _changed(file.uri, "the file that was planned", "a newer file of the same size")
 
 
 def _gone(file: InputFile) -> InputChanged:

@@ -15,8 +15,8 @@ from pipeline.failpoints import reach
 from pipeline.storage import parquet
 from pipeline.storage.disk import Disk
 from pipeline.storage.objects import S3, Objects, serves_s3
-from pipeline.storage.parquet import UNCHANGED, Staged
 from pipeline.storage.places import STAGED, Place, answering, fetched, older, remove_where, replace, temporary
+from pipeline.storage.staged import UNCHANGED, Staged
 from pipeline.storage.targets import Current, Published, Target, sibling
 
 if TYPE_CHECKING:
@@ -53,10 +53,6 @@ class Storage:
             if present is None:
                 return Current(None, None)
             return Current(parquet.own_metadata(parquet.footer(present.stream, target.uri, advice)), present.token)
-
-    def metadata(self, target: Target) -> dict[str, str] | None:
-        """What was given to `stage` and `Staged.publish` for the published file; ``None`` when nothing is published."""
-        return self.current(target).metadata
 
     @contextmanager
     def stage(
@@ -225,21 +221,18 @@ def _commit(target: Target, seen: Current, staged: Path, sha256: str) -> None:
 
 
 def _conflict(doing: str, target: Target, seen: Current, present: Present | None, left_behind: str) -> PublishConflict:
+    before, now = "no published file", "no published file"
+    if seen.token:
+        before = f"the file seen at the start, {seen.token}, fingerprint {(seen.metadata or {}).get('fingerprint')}"
+    if present:
+        now = f"sha256 {present.sha256}, fingerprint {_fingerprint(present, target.uri)}"
     return PublishConflict(
         f"not {doing} {target.uri}: another run has published or withdrawn it in the meantime",
-        expected=_described(seen.token, (seen.metadata or {}).get("fingerprint")),
-        got=_described(f"sha256 {present.sha256}", _fingerprint(present, target.uri))
-        if present
-        else "no published file",
+        expected=before,
+        got=now,
         left_behind=left_behind,
         next_step="run the same command again: it starts from what is published now",
     )
-
-
-def _described(file: str | None, fingerprint: str | None) -> str:
-    if file is None:
-        return "no published file"
-    return f"{file} (fingerprint {fingerprint})" if fingerprint else file
 
 
 def _fingerprint(present: Present, uri: str) -> str | None:

@@ -1,0 +1,303 @@
+"""The program of the process that opens files nobody vouches for; started by `pipeline.storage.isolation`, never imported.
+
+It imports nothing but the standard library and pyarrow, so that it starts fast and has nothing to give away. One JSON line on
+standard input is one request; the answer is a sequence of frames on standard output: a kind (one byte), a length (eight
+bytes, little-endian), and that many bytes of JSON (``J``) or of a complete Arrow IPC stream with at most one batch (``A``).
+Every answer ends with a ``J`` frame that has ``done``, ``code`` or ``errno``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import queue
+import resource
+import signal
+import stat
+import struct
+import sys
+import threading
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+if __name__ == "__main__":
+    # Without site packages of its own, the interpreter finds pyarrow alone; numpy would double the time to start.
+    sys.path.append(sys.argv[1])
+    sys.modules["numpy"] = None  # type: ignore[assignment]
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+HEADER = struct.Struct("<cQ")
+_BLOCK = 1 << 20
+_MAGIC, _ENCRYPTED_MAGIC = b"PAR1", b"PARE"
+_SMALLEST = 12
+_CODECS = {"UNCOMPRESSED", "SNAPPY", "GZIP", "BROTLI", "ZSTD", "LZ4", "LZ4_RAW"}
+# Far beyond what writers make, and still parsed within seconds and a few hundred megabytes.
+_MOST_FOOTER_BYTES = 64 << 20
+_MOST_COLUMNS, _MOST_GROUPS, _MOST_CHUNKS = 20_000, 200_000, 1_000_000
+_MOST_STRING_BYTES = 16 << 20
+_DEEPEST = 48
+_MOST_ROWS = 1 << 40
+# A small file that inflates hugely is a bomb: 1,000-fold is suspicious, and 4 GiB are read within seconds.
+_INFLATION, _HARMLESS_BYTES = 1000, 4 << 30
+# A batch and its decoded predecessor live at once, beside pages and buffers.
+_SHARES_OF_MEMORY = 8
+# What an absurd offset makes a sound disk say; any other number is the disk's own complaint.
+_FAULTS_OF_THE_FILE = {errno.EINVAL, errno.EOVERFLOW, errno.EFBIG, errno.ESPIPE}
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+
+
+class Refusal(Exception):
+    """The file cannot be used: a code of `pipeline.storage.refusals`, what was found, and the rows it declares."""
+
+    def __init__(self, code: str, got: str, rows: int | None = None) -> None:
+        super().__init__(got)
+        self.code, self.got, self.rows = code, got, rows
+
+
+def confine(memory_bytes: int, parent: int, mortal: bool) -> None:
+    """Give up what decoding does not need, and die with ``parent`` when ``mortal``."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if mortal:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(0)
+    # Counts what can be written to, and not, as RLIMIT_AS does, what is only reserved.
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as stream:  # noqa: PTH123
+        stream.write("1000")
+
+
+def send(out: BinaryIO, **message: Any) -> None:
+    """One ``J`` frame."""
+    content = json.dumps(message).encode()
+    out.write(HEADER.pack(b"J", len(content)) + content)
+    out.flush()
+
+
+def send_batch(out: BinaryIO, schema: pa.Schema, batch: pa.RecordBatch | None) -> None:
+    """One ``A`` frame; dictionaries travel with every batch, so that none depends on another."""
+    measure = pa.MockOutputStream()
+    _write(measure, schema, batch)
+    out.write(HEADER.pack(b"A", measure.size()))
+    _write(out, schema, batch)
+    out.flush()
+
+
+def _write(sink: Any, schema: pa.Schema, batch: pa.RecordBatch | None) -> None:
+    with pa.ipc.new_stream(sink, schema) as stream:
+        if batch is not None:
+            stream.write_batch(batch)
+
+
+def preflight(path: str) -> int:
+    """The length of the file's footer; raises `Refusal` for what is not Parquet at first sight."""
+    # A pipe would wait for its other end.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise Refusal("not_a_file", "not a regular file")
+        if found.st_size < _SMALLEST:
+            raise Refusal("not_parquet", f"{found.st_size} bytes, too few for a Parquet file")
+        head = os.pread(descriptor, 4, 0)
+        tail = os.pread(descriptor, 8, found.st_size - 8)
+    finally:
+        os.close(descriptor)
+    if tail[4:] == _ENCRYPTED_MAGIC:
+        raise Refusal("encrypted", "an encrypted footer")
+    if head != _MAGIC or tail[4:] != _MAGIC:
+        raise Refusal("not_parquet", f"a file that begins with {head!r} and ends with {tail[4:]!r}")
+    length = int.from_bytes(tail[:4], "little")
+    if length > found.st_size - _SMALLEST:
+        raise Refusal("corrupt", f"a footer of {length} bytes in a file of {found.st_size}")
+    if length > _MOST_FOOTER_BYTES:
+        raise Refusal("too_large", f"a footer of {length} bytes, where {_MOST_FOOTER_BYTES} are allowed")
+    return length
+
+
+class Footer:
+    """What a file declares about itself, found to be plausible and within the limits before any page is read."""
+
+    def __init__(self, parquet: pq.ParquetFile, size: int, memory_bytes: int) -> None:
+        self.metadata = parquet.metadata
+        self.paths: list[list[str]] = parquet.reader.column_paths
+        self._size, self._memory = size, memory_bytes
+        self.rows = self._declared_rows()
+        self._require_modest_shape()
+        self.row_bytes = self._require_modest_chunks()
+
+    def _declared_rows(self) -> int:
+        groups = range(min(self.metadata.num_row_groups, _MOST_GROUPS))
+        rows = [self.metadata.row_group(group).num_rows for group in groups]
+        # Some writers leave the total at zero.
+        total: int = self.metadata.num_rows or sum(rows)
+        if min([total, *rows]) < 0:
+            raise Refusal("corrupt", "a negative number of rows")
+        if max(total, sum(rows)) > _MOST_ROWS:
+            raise Refusal("too_large", f"{max(total, sum(rows))} rows declared, where {_MOST_ROWS} are allowed")
+        return total
+
+    def _require_modest_shape(self) -> None:
+        columns, groups = len(self.paths), self.metadata.num_row_groups
+        for what, found, most in (
+            ("columns", columns, _MOST_COLUMNS),
+            ("row groups", groups, _MOST_GROUPS),
+            ("column chunks", columns * groups, _MOST_CHUNKS),
+        ):
+            if found > most:
+                raise Refusal("too_large", f"{found} {what}, where {most} are allowed", self.rows)
+        if (deepest := max(map(len, self.paths), default=0)) > _DEEPEST:
+            raise Refusal("unsupported", f"columns nested {deepest} levels deep, where {_DEEPEST} are", self.rows)
+
+    def _require_modest_chunks(self) -> int:
+        """The most bytes that a row is declared to have in any row group."""
+        inflated = widest = 0
+        for position in range(self.metadata.num_row_groups):
+            group = self.metadata.row_group(position)
+            declared = 0
+            for index in range(group.num_columns):
+                chunk = group.column(index)
+                if chunk.compression not in _CODECS:
+                    raise Refusal("codec", f"column {chunk.path_in_schema!r} is compressed with {chunk.compression}")
+                if min(chunk.total_uncompressed_size, chunk.total_compressed_size, chunk.num_values) < 0:
+                    raise Refusal("corrupt", f"a negative size of column {chunk.path_in_schema!r}", self.rows)
+                declared += max(chunk.total_uncompressed_size, chunk.num_values)
+            inflated += declared
+            widest = max(widest, declared // max(group.num_rows, 1))
+        if inflated > max(_HARMLESS_BYTES, _INFLATION * self._size):
+            raise Refusal("too_large", f"{self._size} bytes that declare to hold {inflated} uncompressed", self.rows)
+        if widest * _SHARES_OF_MEMORY > self._memory:
+            raise Refusal("too_large", f"{widest} bytes declared in a single row", self.rows)
+        return widest
+
+
+class Reading:
+    """Requests answered one after the other; the last footer is kept, since a file's schema is asked for first."""
+
+    def __init__(self, out: BinaryIO, memory_bytes: int) -> None:
+        self._out, self._memory = out, memory_bytes
+        self._last: tuple[tuple[str, int, int, int], Footer] | None = None
+
+    def answer(self, path: str, columns: list[str] | None = None, batch_rows: int = 0) -> None:
+        """Send the schema of the file, or with ``batch_rows`` its rows, or why that is impossible."""
+        rows: int | None = None
+        try:
+            with self._opened(path) as (parquet, footer):
+                rows = footer.rows
+                send(self._out, rows=rows)
+                if batch_rows:
+                    self._send_rows(parquet, footer, columns, batch_rows)
+                else:
+                    self._send_schema(parquet)
+        except Refusal as err:
+            send(self._out, code=err.code, got=err.got, rows=rows if err.rows is None else err.rows)
+        except MemoryError as err:
+            send(self._out, code="memory", got=str(err) or "out of memory", rows=rows)
+        except OSError as err:
+            # pyarrow reports broken pages as an OSError without a number.
+            if err.errno is None or err.errno in _FAULTS_OF_THE_FILE:
+                send(self._out, code=_code(err), got=str(err), rows=rows)
+            else:
+                send(self._out, errno=err.errno, text=err.strerror or str(err))
+        except (pa.ArrowException, UnicodeError) as err:
+            send(self._out, code=_code(err), got=str(err), rows=rows)
+
+    @contextmanager
+    def _opened(self, path: str) -> Iterator[tuple[pq.ParquetFile, Footer]]:
+        found = os.stat(path)  # noqa: PTH116
+        key = (path, found.st_size, found.st_mtime_ns, found.st_ino)
+        known = self._last[1] if self._last and self._last[0] == key else None
+        if known is None:
+            self._last = None
+            preflight(path)
+        with (
+            pa.OSFile(path) as source,
+            pq.ParquetFile(
+                source,
+                metadata=known.metadata if known else None,
+                # Buffered reads without prefetching keep memory flat whatever the size of a row group.
+                pre_buffer=False,
+                buffer_size=_BLOCK,
+                page_checksum_verification=True,
+                thrift_string_size_limit=_MOST_STRING_BYTES,
+                thrift_container_size_limit=_MOST_CHUNKS,
+            ) as parquet,
+        ):
+            if known is None:
+                known = Footer(parquet, found.st_size, self._memory)
+                self._last = (key, known)
+            yield parquet, known
+
+    def _send_schema(self, parquet: pq.ParquetFile) -> None:
+        send_batch(self._out, parquet.schema_arrow, None)
+        send(self._out, done=True)
+
+    def _send_rows(self, parquet: pq.ParquetFile, footer: Footer, columns: list[str] | None, batch_rows: int) -> None:
+        names = _distinct(parquet.schema_arrow.names, footer.rows)
+        if absent := [name for name in columns or () if name not in names]:
+            send(self._out, done=True, absent=absent, names=names)
+            return
+        wanted = names if columns is None else columns
+        schema = pa.schema([parquet.schema_arrow.field(name) for name in wanted], parquet.schema_arrow.metadata)
+        leaves = [index for index, path in enumerate(footer.paths) if path[0] in set(wanted)]
+        groups = list(range(parquet.metadata.num_row_groups))
+        fitting = max(1, self._memory // _SHARES_OF_MEMORY // max(footer.row_bytes, 1))
+        read = 0
+        for batch in parquet.reader.iter_batches(min(batch_rows, fitting), groups, leaves):
+            read += batch.num_rows
+            send_batch(self._out, schema, pa.RecordBatch.from_arrays(batch.select(wanted).columns, schema=schema))
+        # pyarrow reads what the row groups say and never compares it with the total.
+        if read != footer.rows:
+            raise Refusal("corrupt", f"{read} rows where its footer promises {footer.rows}")
+        pa.default_memory_pool().release_unused()
+        send(self._out, done=True)
+
+
+def _distinct(names: list[str], rows: int) -> list[str]:
+    if len(set(names)) < len(names):
+        raise Refusal("duplicate_columns", f"column names occur twice: {', '.join(sorted(names))}", rows)
+    return names
+
+
+def _code(err: Exception) -> str:
+    if "decrypt" in str(err):
+        return "encrypted"
+    return "unsupported" if isinstance(err, pa.ArrowNotImplementedError) else "corrupt"
+
+
+def _serve(requests: queue.SimpleQueue[dict[str, Any]], reading: Reading) -> NoReturn:
+    try:
+        while True:
+            reading.answer(**requests.get())
+    except BrokenPipeError:
+        os._exit(0)
+    finally:
+        # Whatever else went wrong has been printed; a half-sent answer must not look like a slow one.
+        os._exit(1)
+
+
+def main(memory_bytes: int, parent: int, mortal: bool) -> None:
+    """Serve until standard input ends, which it does at the latest when the parent does."""
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    confine(memory_bytes, parent, mortal)
+    requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    threading.Thread(target=_serve, args=(requests, Reading(out, memory_bytes)), daemon=True).start()
+    send(out, ready=True)
+    for line in sys.stdin.buffer:
+        requests.put(json.loads(line))
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "mortal")
