@@ -74,20 +74,20 @@ def opened(
 
 def _fitting(ctx: JobContext, interval: Interval, file: InputFile) -> pa.Schema:
     """The schema of a file that fits the contract; raises `FileRejected`."""
-    schema = ctx.inputs.schema(file)
-    if problems := contract_problems(schema, ctx.job):
+    footer = ctx.inputs.footer(file)
+    if problems := contract_problems(footer.schema, ctx.job):
         refusal = _breach(ctx, interval, problems, f"{len(problems)} problem(s) in {file.path}")
         raise FileRejected(
             refusal.what,
             path=file.path,
             code="schema",
-            rows=None,
+            rows=footer.rows,
             expected=refusal.expected,
             got=refusal.got,
             left_behind=refusal.left_behind,
             next_step=refusal.next_step,
         )
-    return schema
+    return footer.schema
 
 
 def as_rejected(files: Sequence[InputFile], refusal: FileRejected) -> RejectedFile:

@@ -164,7 +164,7 @@ class Reader:
             if kind == b"A":
                 yield content
                 continue
-            message = json.loads(content.to_pybytes())
+            message = _message(content)
             if "done" in message:
                 self.busy = False
                 if "absent" in message:
@@ -235,7 +235,10 @@ class Reader:
             word in text for word in ("bad_alloc", "MemoryError", "out of memory")
         )
         last = text.splitlines()[-1] if text else ""
-        return Refused("memory" if starved else "crashed", f"{name}: {last}" if last else name, self._rows)
+        # pyarrow aborts when the metadata of a column is encrypted, or contradicts itself.
+        codes = {"decrypt": "encrypted", "parquet::": "corrupt"}
+        code = "memory" if starved else next((codes[word] for word in codes if word in text), "crashed")
+        return Refused(code, f"{name}: {last}" if last else name, self._rows)
 
 
 class Readers:
@@ -307,6 +310,13 @@ def _environment() -> dict[str, str]:
         "MALLOC_ARENA_MAX": "2",
         "ARROW_DEFAULT_MEMORY_POOL": "system",
     }
+
+
+def _message(content: pa.Buffer) -> dict[str, Any]:
+    message = json.loads(content.to_pybytes())
+    if not isinstance(message, dict):
+        raise Refused("crashed", f"an answer that is none: {message!r}")
+    return message
 
 
 def _stream(content: pa.Buffer) -> pa.RecordBatchStreamReader:

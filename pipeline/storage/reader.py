@@ -8,6 +8,7 @@ Every answer ends with a ``J`` frame that has ``done``, ``code`` or ``errno``.
 
 from __future__ import annotations
 
+import base64
 import ctypes
 import errno
 import json
@@ -37,15 +38,16 @@ HEADER = struct.Struct("<cQ")
 _BLOCK = 1 << 20
 _MAGIC, _ENCRYPTED_MAGIC = b"PAR1", b"PARE"
 _SMALLEST = 12
-_CODECS = {"UNCOMPRESSED", "SNAPPY", "GZIP", "BROTLI", "ZSTD", "LZ4", "LZ4_RAW"}
+# pyarrow has no name for the framing of LZ4 that Hadoop invented, nor for what it cannot read; that it refuses itself.
+_CODECS = {"UNCOMPRESSED", "SNAPPY", "GZIP", "BROTLI", "ZSTD", "LZ4", "LZ4_RAW", "UNKNOWN"}
 # Far beyond what writers make, and still parsed within seconds and a few hundred megabytes.
 _MOST_FOOTER_BYTES = 64 << 20
-_MOST_COLUMNS, _MOST_GROUPS, _MOST_CHUNKS = 20_000, 200_000, 1_000_000
+_MOST_COLUMNS, _MOST_GROUPS, _MOST_CHUNKS = 20_000, 50_000, 500_000
 _MOST_STRING_BYTES = 16 << 20
 _DEEPEST = 48
 _MOST_ROWS = 1 << 40
-# A small file that inflates hugely is a bomb: 1,000-fold is suspicious, and 4 GiB are read within seconds.
-_INFLATION, _HARMLESS_BYTES = 1000, 4 << 30
+# A small file that inflates hugely is a bomb: 1,000-fold is suspicious, and 2 GiB are read within seconds.
+_INFLATION, _HARMLESS_BYTES, _VALUE_BYTES = 1000, 2 << 30, 8
 # A batch and its decoded predecessor live at once, beside pages and buffers.
 _SHARES_OF_MEMORY = 8
 # What an absurd offset makes a sound disk say; any other number is the disk's own complaint.
@@ -135,6 +137,8 @@ class Footer:
         self.rows = self._declared_rows()
         self._require_modest_shape()
         self.row_bytes = self._require_modest_chunks()
+        if said := _contradiction(parquet):
+            raise Refusal("corrupt", said, self.rows)
 
     def _declared_rows(self) -> int:
         groups = range(min(self.metadata.num_row_groups, _MOST_GROUPS))
@@ -164,21 +168,55 @@ class Footer:
         inflated = widest = 0
         for position in range(self.metadata.num_row_groups):
             group = self.metadata.row_group(position)
-            declared = 0
-            for index in range(group.num_columns):
-                chunk = group.column(index)
-                if chunk.compression not in _CODECS:
-                    raise Refusal("codec", f"column {chunk.path_in_schema!r} is compressed with {chunk.compression}")
-                if min(chunk.total_uncompressed_size, chunk.total_compressed_size, chunk.num_values) < 0:
-                    raise Refusal("corrupt", f"a negative size of column {chunk.path_in_schema!r}", self.rows)
-                declared += max(chunk.total_uncompressed_size, chunk.num_values)
-            inflated += declared
+            declared = sum(self._declared_bytes(group.column(index), path) for index, path in enumerate(self.paths))
+            inflated += max(declared, group.num_rows * _VALUE_BYTES)
             widest = max(widest, declared // max(group.num_rows, 1))
         if inflated > max(_HARMLESS_BYTES, _INFLATION * self._size):
             raise Refusal("too_large", f"{self._size} bytes that declare to hold {inflated} uncompressed", self.rows)
         if widest * _SHARES_OF_MEMORY > self._memory:
             raise Refusal("too_large", f"{widest} bytes declared in a single row", self.rows)
         return widest
+
+    def _declared_bytes(self, chunk: pq.ColumnChunkMetaData, path: list[str]) -> int:
+        """What the values of one column in one row group come to: as pages, or decoded where runs of them are stored."""
+        name, sizes = ".".join(path), (chunk.total_uncompressed_size, chunk.total_compressed_size)
+        if chunk.path_in_schema != name:
+            raise Refusal("corrupt", f"column {name!r} is {chunk.path_in_schema!r} in a row group", self.rows)
+        if chunk.compression not in _CODECS:
+            raise Refusal("codec", f"column {name!r} is compressed with {chunk.compression}", self.rows)
+        if chunk.file_path:
+            raise Refusal("unsupported", f"column {name!r} lies in another file, {chunk.file_path!r}", self.rows)
+        if min(*sizes, chunk.num_values) < 0:
+            raise Refusal("corrupt", f"a negative size of column {name!r}", self.rows)
+        return int(max(*sizes, chunk.num_values * _VALUE_BYTES))
+
+
+def _contradiction(parquet: pq.ParquetFile) -> str:
+    """How the columns differ from those that their writer noted beside them; empty when they do not.
+
+    A footer has no checksum. Where Arrow has written the file, its columns stand there twice, and one bit that would make
+    nanoseconds of microseconds, or shift a decimal point, does not change both.
+    """
+    content = (parquet.metadata.metadata or {}).get(b"ARROW:schema")
+    if content is None:
+        return ""
+    noted, found = pa.ipc.read_schema(pa.BufferReader(base64.b64decode(content))), parquet.schema_arrow
+    if noted.names != found.names:
+        return f"columns {found.names} where its writer noted {noted.names}"
+    pairs = zip(found.names, found.types, noted.types, strict=True)
+    return ", ".join(f"{name!r} is {kind}, noted as {other}" for name, kind, other in pairs if _clash(kind, other))
+
+
+def _clash(kind: pa.DataType, noted: pa.DataType) -> bool:
+    """Whether the values would change their meaning; writers may well store a type as a wider or a coarser one."""
+    types = pa.types
+    if types.is_decimal(kind) and types.is_decimal(noted):
+        return (kind.precision, kind.scale) != (noted.precision, noted.scale)
+    if types.is_integer(kind) and types.is_integer(noted):
+        return types.is_signed_integer(kind) != types.is_signed_integer(noted) and kind != pa.int64()
+    if (types.is_timestamp(kind) and types.is_timestamp(noted)) or (types.is_time(kind) and types.is_time(noted)):
+        return kind.unit == "ns" != noted.unit
+    return False
 
 
 class Reading:
@@ -270,8 +308,11 @@ def _distinct(names: list[str], rows: int) -> list[str]:
 
 
 def _code(err: Exception) -> str:
-    if "decrypt" in str(err):
+    said = str(err)
+    if "decrypt" in said:
         return "encrypted"
+    if "codec" in said:
+        return "codec"
     return "unsupported" if isinstance(err, pa.ArrowNotImplementedError) else "corrupt"
 
 

@@ -34,7 +34,12 @@ REFUSALS: dict[str, tuple[str, str]] = {
 }
 
 
+_LONGEST = 400
+
+
 def rejected(uri: str, path: str, code: str, got: str, rows: int | None = None) -> FileRejected:
     """The `FileRejected` for the file ``uri``, which is ``path`` below its root and declares ``rows``."""
     said, advice = REFUSALS[code]
+    # It may quote the file: names of any length with line ends and control characters in them.
+    got = "".join(char if char.isprintable() else " " for char in got[:_LONGEST])
     return FileRejected(f"{uri} {said}", path=path, code=code, rows=rows, got=f"{code}: {got}", next_step=advice)

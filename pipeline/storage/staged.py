@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,20 +25,39 @@ if TYPE_CHECKING:
 
 UNCHANGED = "the published file is unchanged and the staged one is removed"
 _WHOLE = "the published file is the previous one or the new one, never a part, and the staged one is removed"
-# Everything that decides the bytes is fixed here, so that equal rows give an equal file.
-WRITER = {
+_WRITER = {
     "version": "2.6",
     "data_page_version": "1.0",
     "compression": "zstd",
     # Level 3 makes files no smaller and takes longer.
     "compression_level": 2,
-    "use_dictionary": True,
     # Only small dictionaries save anything: with the library's limit of 1 MB files are 20 to 40 % larger and take longer.
     "dictionary_pagesize_limit": 1 << 15,
     "write_statistics": True,
     "write_page_checksum": True,
     "store_schema": True,
 }
+
+
+def settings(schema: pa.Schema) -> dict[str, Any]:
+    """Everything that decides the bytes of a file with these columns, for `pyarrow.parquet.ParquetWriter`.
+
+    Keys, times and counts are written as differences, numbers with fractions as they are, all else through dictionaries:
+    half the time and nine tenths of the bytes of dictionaries everywhere. Every reader that knows Parquet 2 reads it; the
+    denser encodings of fractions are left out because Spark's fast reader does not know them.
+    """
+    differences = [field.name for field in schema if _is_counted(field.type)]
+    plain = [field.name for field in schema if pa.types.is_floating(field.type)]
+    dictionaries = [name for name in schema.names if name not in {*differences, *plain}]
+    return {
+        **_WRITER,
+        "use_dictionary": dictionaries or False,
+        "column_encoding": dict.fromkeys(differences, "DELTA_BINARY_PACKED"),
+    }
+
+
+def _is_counted(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_timestamp(kind) or pa.types.is_date32(kind))
 
 
 class Staged:
@@ -59,7 +78,7 @@ class Staged:
         self._waiting_rows = 0
         self._stream = path.open("xb")
         try:
-            self._writer = pq.ParquetWriter(self._stream, self._schema, **WRITER)
+            self._writer = pq.ParquetWriter(self._stream, self._schema, **settings(self._schema))
             reach("stage.opened")
         except BaseException as err:
             self._stream.close()

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,7 +32,8 @@ from pipeline.errors import (
     RowsUnaccounted,
     StorageUnavailable,
 )
-from pipeline.storage import ROW_GROUP, Current, Published, Storage, Target
+from pipeline.failpoints import NAMES
+from pipeline.storage import ROW_GROUP, Current, Published, Storage, Target, disk, unique
 from pipeline.storage.disk import Disk
 
 if TYPE_CHECKING:
@@ -332,8 +334,8 @@ def test_the_second_of_two_writers_finds_out(storage: Storage, target: Target, b
         winner = publish(storage, target, rows(2), metadata={"fingerprint": "new"})
         with pytest.raises(
             PublishConflict,
-            match=rf"{DAY}/part-0.*another run .*expected .*\(fingerprint old\); got sha256 {winner.sha256} "
-            r"\(fingerprint new\); .*staged one is removed; next: run the same command again",
+            match=rf"{DAY}/part-0.*another run .*expected .*, fingerprint old; got sha256 {winner.sha256}, "
+            r"fingerprint new; .*staged one is removed; next: run the same command again",
         ):
             staged.publish(expected_rows=3)
     assert storage.published(target) == winner
@@ -344,7 +346,7 @@ def test_the_second_of_two_writers_finds_out(storage: Storage, target: Target, b
 def test_a_first_writer_that_was_overtaken_by_another_first_writer_finds_out(storage: Storage, target: Target) -> None:
     with storage.stage(target, SCHEMA) as staged:
         winner = publish(storage, target, rows(2))
-        with pytest.raises(PublishConflict, match=r"expected no published file; got sha256 \w{64}; "):
+        with pytest.raises(PublishConflict, match=r"expected no published file; got sha256 \w{64}, fingerprint None; "):
             staged.publish(expected_rows=0)
     assert storage.published(target) == winner
 
@@ -384,17 +386,43 @@ def test_rows_that_repeat_a_key_are_never_published(
 ) -> None:
     count = ROW_GROUP + 5
     ids = np.arange(count)[::-1].copy()
-    table = {"a": ids, "b": ids % 7, "s": pa.array([f"k{i}" for i in ids])}
-    unique = pa.table(table)
-    with storage.stage(target, unique.schema) as staged:
-        staged.write(unique.combine_chunks().to_batches()[0])
+    table = pa.table({"b": ids % 7, "s": pa.array([f"k{i}" for i in ids]), "a": ids})
+    with storage.stage(target, table.schema) as staged:
+        staged.write(table.to_batches()[0])
         before = staged.publish(expected_rows=count, unique=keys)
-    twice = pa.concat_tables([unique.slice(0, count - 1), unique.slice(3, 1)]).combine_chunks()
-    with storage.stage(target, unique.schema) as staged:
+    twice = pa.concat_tables([table.slice(0, count - 1), table.slice(3, 1)]).combine_chunks()
+    with storage.stage(target, table.schema) as staged:
         staged.write(twice.to_batches()[0])
         with pytest.raises(ContractViolation, match=f"1 rows repeat the {', '.join(keys)} of another row"):
             staged.publish(expected_rows=count, unique=keys)
     assert storage.published(target) == before
+
+
+_KEYS: dict[str, pa.Array] = {
+    "ascending": pa.array(range(-50, 50)),
+    "small": pa.array(range(127, -101, -1), pa.int8()),
+    "huge": pa.array([2**64 - 1, 2**64 - 3, 2**64 - 2], pa.uint64()),
+    "far apart": pa.array([2**63 - 1, -(2**63), 0]),
+    "text": pa.array(["a", "", "ab"]),
+    "times": pa.array([3, 1, 2], pa.timestamp("us", "UTC")),
+    "dictionary": pa.array(["b", "a", "c"]).dictionary_encode(),
+    "none": pa.array([], pa.int64()),
+}
+
+
+@pytest.mark.parametrize("grouped_bytes", [1 << 30, 0])
+@pytest.mark.parametrize("kind", _KEYS)
+def test_repeated_keys_of_every_kind_are_counted(
+    monkeypatch: pytest.MonkeyPatch, kind: str, grouped_bytes: int
+) -> None:
+    monkeypatch.setattr(unique, "_GROUPED_BYTES", grouped_bytes)
+    keys = _KEYS[kind]
+    batch = pa.record_batch([keys, pa.array([1] * len(keys))], ["key", "one"])
+    halves = [batch.slice(0, len(keys) // 2), batch.slice(len(keys) // 2)]
+    assert unique.faults(halves, ["key"]) == unique.faults(halves, ["one", "key"]) == ""
+    for columns in (["key"], ["key", "one"]):
+        found = unique.faults([*halves, *halves], columns)
+        assert found == (f"{len(keys)} rows repeat the {', '.join(columns)} of another row" if len(keys) else "")
 
 
 def test_a_key_without_a_value_is_never_published(storage: Storage, target: Target) -> None:
@@ -403,6 +431,17 @@ def test_a_key_without_a_value_is_never_published(storage: Storage, target: Targ
         staged.write(table.to_batches()[0])
         with pytest.raises(ContractViolation, match="1 rows have no a"):
             staged.publish(expected_rows=3, unique=["a"])
+
+
+def test_the_failpoints_of_publishing_are_passed_in_order(
+    storage: Storage, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(storage, target, rows(1))
+    monkeypatch.setenv("PIPELINE_FAILPOINT_LOG", str(tmp_path / "log"))
+    publish(storage, target, rows(2))
+    assert (tmp_path / "log").read_text().splitlines() == [
+        name for name in NAMES if name.startswith(("stage", "publish"))
+    ]
 
 
 def test_a_snapshot_stays_what_it_was(storage: Storage, target: Target) -> None:
@@ -419,6 +458,27 @@ def test_a_snapshot_stays_what_it_was(storage: Storage, target: Target) -> None:
     storage.withdraw(target)
     assert hashlib.sha256(content(snapshot)).hexdigest() == first.sha256
     assert same(storage.read(snapshot), rows(5).replace_schema_metadata(None))
+
+
+def test_snapshots_taken_while_others_publish_are_each_one_whole_file(storage: Storage, tmp_path: Path) -> None:
+    target, done = Target(f"{tmp_path}/data/predictions", DAY), threading.Event()
+    publish(storage, target, rows(1))
+
+    def publish_many() -> None:
+        for count in range(2, 60):
+            publish(storage, target, rows(count))
+        done.set()
+
+    thread = threading.Thread(target=publish_many)
+    thread.start()
+    taken = set()
+    while not done.is_set():
+        taken.add(storage.snapshot(target))
+    thread.join()
+    assert len(taken) > 5
+    for snapshot in taken:
+        assert hashlib.sha256(content(snapshot)).hexdigest() == Path(snapshot).stem
+    assert files_under(target.staging) == []
 
 
 def test_a_version_that_is_still_published_is_never_swept(storage: Storage, tmp_path: Path) -> None:
@@ -456,16 +516,32 @@ def test_a_lock_that_a_killed_process_left_is_swept_and_does_not_hinder(storage:
         assert storage.sweep(target.root, staged_before=FUTURE, superseded_before=FUTURE) == []
     put(lock, b"")
     assert storage.sweep(target.root, staged_before=FUTURE, superseded_before=FUTURE) == [lock]
+    assert files_under(target.staging) == []
 
 
-def test_a_lock_lets_one_through_at_a_time_while_others_remove_it(tmp_path: Path) -> None:
-    target, inside, most, through = Target(f"{tmp_path}/predictions", DAY), [], [], []
+def test_a_sweep_leaves_alone_what_a_publisher_is_about_to_keep(storage: Storage, tmp_path: Path) -> None:
+    target = Target(f"{tmp_path}/predictions", DAY)
+    publish(storage, target, rows(1))
+    os.utime(target.uri, (0, 0))
+    link = Path(target.staging) / "link.staged"
+    link.hardlink_to(target.uri)
+    hour = datetime.now(UTC) - timedelta(hours=1)
+    assert storage.sweep(target.root, staged_before=hour, superseded_before=hour) == []
+    assert link.exists()
+
+
+def test_a_lock_lets_one_through_at_a_time_while_others_remove_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "_POLL_SECONDS", 0)
+    target, inside, most, through = Target(f"{tmp_path}/predictions", DAY), [0], [], []
 
     def run() -> None:
         for _ in range(40):
             with Disk(target).locked():
                 inside.append(1)
-                most.append(len(inside))
+                time.sleep(0.0005)
+                most.append(sum(inside))
                 inside.pop()
                 through.append(1)
 
@@ -476,6 +552,19 @@ def test_a_lock_lets_one_through_at_a_time_while_others_remove_it(tmp_path: Path
         thread.join()
     assert (max(most), len(through)) == (1, 240)
     assert files_under(target.staging) == []
+
+
+def test_a_lock_that_is_never_released_makes_the_storage_unavailable(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "_LOCK_SECONDS", 0.05)
+    target = Target(f"{tmp_path}/predictions", DAY)
+    with (
+        Disk(target).locked(),
+        pytest.raises(StorageUnavailable, match=r"publishing .* failed; .*another process has held .*\.lock for"),
+    ):
+        publish(storage, target, rows(1))
+    publish(storage, target, rows(1))
 
 
 _WRITER = """

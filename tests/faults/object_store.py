@@ -47,7 +47,8 @@ class Atomic:
             wanted, at = environ.get("HTTP_IF_MATCH"), environ["PATH_INFO"]
         if wanted is None or at is None:
             return False
-        head = Client(self._moto).head(f"/{unquote(at).lstrip('/')}", headers={"Host": environ["HTTP_HOST"]})
+        known = {"Host": environ["HTTP_HOST"], "Authorization": environ["HTTP_AUTHORIZATION"]}
+        head = Client(self._moto).head(f"/{unquote(at).lstrip('/')}", headers=known)
         return head.headers.get("ETag", "").strip('"') != wanted.strip('"')
 
     @staticmethod
@@ -96,7 +97,7 @@ def configured(url: str, retries: int = 1) -> Iterator[None]:
 
 
 class Proxy:
-    """Forwards to the server at ``url``; counts requests, breaks the one that `break_at` names, and counts that too."""
+    """Forwards to the server at ``url``; counts requests, breaks those that `break_at` names, and counts these too."""
 
     def __init__(self, url: str) -> None:
         host, port = url.removeprefix("http://").split(":")
@@ -104,14 +105,18 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._counting = threading.Lock()
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        self.break_at(0, "")
+        self.mend()
         threading.Thread(target=self._serve, daemon=True).start()
 
-    def break_at(self, number: int, how: str) -> None:
-        """Count from one again, and break request ``number`` (none: 0) in one of the ways of ``BREAKS``."""
+    def break_at(self, number: int, how: str, times: int = 1) -> None:
+        """Count from one again, and break request ``number`` and those after it, ``times`` in all, in one of `BREAKS`."""
         with self._counting:
             self.requests, self.struck = 0, 0
-            self._number, self._how = number, how
+            self._broken, self._how = range(number, number + times), how
+
+    def mend(self) -> None:
+        """Break nothing, and count from one again."""
+        self.break_at(0, "", 0)
 
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
@@ -132,7 +137,7 @@ class Proxy:
                 return  # a connection that was opened ahead and never used
             with self._counting:
                 self.requests += 1
-                how = self._how if self.requests == self._number else ""
+                how = self._how if self.requests in self._broken else ""
                 self.struck += bool(how)
             if how == "before":
                 return
