@@ -1,0 +1,165 @@
+"""A scoring run that dies at any instant leaves whole partitions, and the next one makes everything right."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline import failpoints
+from pipeline.runtime import Runtime
+from pipeline.settings import Settings
+from tests.faults.crashes import Deployment, Zygote
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from pipeline.job import JobSpec
+
+_BEGINS, _ENDS = failpoints.NAMES[0], failpoints.NAMES[-1]
+_DAY = 12
+
+
+def spoilt(table: pa.Table, rows: int) -> pa.Table:
+    """``rows`` rows made of the day's own, each with a key of its own; a few amounts break the job's rule."""
+    many = pa.concat_tables([table] * (rows // table.num_rows + 1)).slice(0, rows)
+    amounts = many["amount"].to_numpy().copy()
+    amounts[:: rows // 50] = -1.0
+    many = many.set_column(many.schema.get_field_index("amount"), "amount", pa.array(amounts))
+    return many.set_column(many.schema.get_field_index("row_id"), "row_id", pa.array(np.arange(rows)))
+
+
+@pytest.fixture
+def deployment(
+    tmp_path: Path, tracking_uri: str, orders_on: Callable[..., JobSpec], world: Any, day: Callable[[int], Any]
+) -> Iterator[Callable[[int], Deployment]]:
+    """Two versions, registered; a day of as many rows as asked for."""
+    job = orders_on(world, checks={"rules": [{"column": "amount", "rule": "between", "min": 0}]})
+    jobs, home = tmp_path / "jobs", tmp_path / "home"
+    jobs.mkdir()
+    (jobs / "orders.yaml").write_text(job.model_dump_json(), encoding="utf-8")
+    environment = {"PIPELINE_HOME": str(home), "PIPELINE_JOBS": str(jobs), "MLFLOW_TRACKING_URI": tracking_uri}
+    with (
+        Zygote(environment) as zygote,
+        Runtime(Settings.in_home(home, jobs=jobs, tracking_uri=tracking_uri), clock=lambda: day(60)) as runtime,
+    ):
+        runtime.retrain(job, day(10), bootstrap=True)
+        runtime.retrain(job, day(11), reason="a second version", force=True)
+
+        def of(rows: int) -> Deployment:
+            world.rewrite(_DAY, lambda table: spoilt(table, rows))
+            made = Deployment(home, job, day(_DAY), zygote, runtime, tmp_path / "passed.log")
+            made.learn()
+            return made
+
+        yield of
+
+
+def require_struck(kills: int, wanted: int, in_window: int) -> None:
+    """An attack in which nothing, or nothing that matters, was struck proves nothing."""
+    assert kills == wanted, f"{kills} of {wanted} kills struck"
+    assert in_window >= 0.6 * kills, f"only {in_window} of {kills} kills fell between {_BEGINS} and {_ENDS}"
+
+
+def test_killed_scoring_leaves_whole_partitions_and_the_rerun_converges(
+    deployment: Callable[[int], Deployment], scale: Callable[[int, int], int], figures: Callable[..., None]
+) -> None:
+    wanted, rows = scale(8, 200), scale(40_000, 150_000)
+    it = deployment(rows)
+    draw = random.Random(2013)
+    window, whole = spans(it)
+    last, attempts, kills = Counter[str](), 0, 0
+    while kills < wanted and attempts < 2 * wanted:
+        attempts += 1
+        model = 1 + attempts % 2
+        if attempts % 5 == 0:  # a first publication
+            for dataset in ("predictions", "quarantine"):
+                shutil.rmtree(it.file(dataset).parents[1], ignore_errors=True)
+        allowed = [it.digest(dataset) for dataset in ("predictions", "quarantine")]
+        began = time.monotonic()
+        process = it.begin(model)
+        if attempts % 8:
+            while not it.passed() and time.monotonic() - began < whole + 10:
+                time.sleep(0.002)
+            time.sleep(draw.uniform(0, 0.9 * window))
+        else:
+            time.sleep(draw.uniform(0, whole))
+        os.kill(process, signal.SIGKILL)
+        outcome = it.end(began)
+        if outcome.status == -signal.SIGKILL:
+            kills += 1
+            last[outcome.passed[-1] if outcome.passed else "before"] += 1
+        it.require_whole(*allowed, "")
+        assert (again := it.run(model)).status == 0, again.error
+        it.require_converged(model)
+    in_window = sum(count for name, count in last.items() if name not in ("before", _ENDS))
+    require_struck(kills, wanted, in_window)
+    assert it.leftovers() == []
+    figures("kills", kills=kills, in_window=in_window, violations=0, rows=rows, last_passed=dict(last))
+
+
+def spans(it: Deployment) -> tuple[float, float]:
+    """Seconds from the first failpoint to the end, and of a whole run, uninterrupted."""
+    began = time.monotonic()
+    it.begin(1)
+    while not it.passed():
+        time.sleep(0.002)
+    opened = time.monotonic()
+    it.end(began)
+    return time.monotonic() - opened, time.monotonic() - began
+
+
+def test_an_attack_without_a_strike_fails() -> None:
+    with pytest.raises(AssertionError, match="0 of 10 kills struck"):
+        require_struck(0, 10, 0)
+    with pytest.raises(AssertionError, match="only 5 of 10 kills fell between"):
+        require_struck(10, 10, 5)
+
+
+def test_a_fault_at_any_named_point_leaves_whole_partitions_and_the_rerun_converges(
+    deployment: Callable[[int], Deployment], scale: Callable[[bool, bool], bool], figures: Callable[..., None]
+) -> None:
+    it, struck, every = deployment(2_000), Counter[str](), scale(False, True)
+    model = 2  # what `learn` published last
+    for fault in faults(every=every):
+        name, action, _ = fault.split(":")
+        model = 3 - model
+        outcome = it.run(model, fault)
+        assert outcome.passed.count(f"{name}:{action}") == 1, f"{fault} never struck: {outcome}"
+        struck[action] += 1
+        it.require_whole()
+        if action == "kill":
+            assert outcome.status == -signal.SIGKILL
+        else:
+            assert outcome.status == 1, f"{fault} passed in silence"
+            assert f"injected at {name}" in outcome.error
+        if fault == "stage.synced:enospc:1":
+            assert outcome.error.startswith("StorageUnavailable: publishing ")
+            assert "the published file is unchanged and the staged one is removed" in outcome.error
+        assert (again := it.run(model)).status == 0, again.error
+        it.require_converged(model)
+    assert struck.total() == len(faults(every=every)) >= 2 * len(failpoints.NAMES)
+    assert it.leftovers() == []
+    figures("failpoints", violations=0, **struck)
+
+
+def faults(*, every: bool) -> list[str]:
+    """Each named point killed, and raising or out of space; with ``every`` both, and at its second passage as well.
+
+    Two files are staged, so the second passage is that of the other one.
+    """
+    found = []
+    for number, name in enumerate(failpoints.NAMES):
+        twice = every and name.startswith(("stage.", "publish."))
+        actions = ("kill", "raise", "enospc") if every else ("kill", ("raise", "enospc")[number % 2])
+        found += [f"{name}:{action}:{passage}" for passage in (1, 2)[: 1 + twice] for action in actions]
+    return found
