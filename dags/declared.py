@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 # Repeating cannot mend a terminal error; every other error is retried.
 RETRY = ExceptionRetryPolicy(rules=[RetryRule("pipeline.errors.TerminalError", action=RetryAction.FAIL)])
+# Airflow doubles the delay after every try, up to the longest one: together they outlast an hour without storage or
+# database. A task process that was killed counts as a try as well; nobody asks the policy about it, it is always retried.
+RETRIES = 10
+RETRY_DELAY = timedelta(seconds=float(os.environ.get("PIPELINE_RETRY_DELAY_SECONDS", "30")))
+LONGEST_RETRY_DELAY = timedelta(minutes=10)
 # A deployment that has created the pools names them here; default_pool exists everywhere.
 SCORING_POOL = os.environ.get("PIPELINE_SCORING_POOL", "default_pool")
 TRAINING_POOL = os.environ.get("PIPELINE_TRAINING_POOL", "default_pool")
@@ -74,10 +79,10 @@ def arguments(job: JobSpec, kind: str) -> dict[str, Any]:
         "render_template_as_native_obj": False,
         "default_args": {
             "owner": job.owner,
-            "retries": 3,
-            "retry_delay": timedelta(seconds=30),
+            "retries": RETRIES,
+            "retry_delay": RETRY_DELAY,
             "retry_exponential_backoff": 2.0,
-            "max_retry_delay": timedelta(minutes=10),
+            "max_retry_delay": LONGEST_RETRY_DELAY,
             "retry_policy": RETRY,
             "execution_timeout": job.schedule.timeout,
         },

@@ -28,7 +28,7 @@ def evaluation_dag(job: JobSpec):
         def evaluate(**context):
             from pipeline import tasks
 
-            as_of = declared.as_of(context, drift, "end")
+            as_of = declared.as_of(context, drift, "as_of")
             if as_of is None:
                 raise AirflowSkipException("Only backfilled intervals: they are evaluated with the next scheduled one.")
             report = tasks.evaluate(job.name, as_of, quiet=declared.is_quiet(context))

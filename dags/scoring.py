@@ -1,13 +1,20 @@
-"""Score each data interval of every declared job with its champion, then judge its drift."""
+"""Score each data interval of every declared job with its champion, then judge its drift.
+
+Published intervals within the job's lookback whose input has changed since are scored and judged again.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import declared
-from airflow.sdk import CronDataIntervalTimetable, Param, dag, task
+from airflow.sdk import CronDataIntervalTimetable, Param, dag, task, task_group
+
+from pipeline.intervals import format_instant
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from pipeline.job import JobSpec
 
 MODEL = Param(
@@ -17,6 +24,8 @@ MODEL = Param(
     title="Model",
     description="as_of: the champion at the interval's end; current: the champion now; or a version number.",
 )
+# Restated by one run at most, the oldest first: the list has to stay a small result, and the next run finds the others.
+MOST_RESTATED = 100
 
 
 def scoring_dag(job: JobSpec):
@@ -37,8 +46,8 @@ def scoring_dag(job: JobSpec):
         def score(**context):
             from pipeline import tasks
 
-            start, quiet = declared.instant(context, "start", "data_interval_start"), declared.is_quiet(context)
-            manifest = tasks.score(job.name, start, model=context["params"]["model"], quiet=quiet)
+            start, model = begun(context), context["params"]["model"]
+            manifest = tasks.score(job.name, start, model=model, quiet=declared.is_quiet(context))
             context["outlet_events"][predictions].extra = manifest
             return manifest
 
@@ -47,15 +56,47 @@ def scoring_dag(job: JobSpec):
             from pipeline import tasks
 
             report = tasks.monitor(job.name, manifest["start"], quiet=declared.is_quiet(context))
+            # What a restated interval changes is known at the end of the run's interval, not at the end of its own.
+            report["as_of"] = format_instant(job.interval(begun(context)).end)
             context["outlet_events"][drift].extra = report
             return report
 
-        scored = score()
-        monitored = monitor(scored)
-        for output in (scored, monitored):
-            output.operator.operator_extra_links = declared.LINKS
+        @task(pool=declared.SCORING_POOL)
+        def find_changed(manifest, **context):
+            if declared.is_quiet(context):
+                return []
+            from pipeline import tasks
+
+            return tasks.find_changed(job.name, begun(context))[:MOST_RESTATED]
+
+        @task(outlets=[predictions], pool=declared.SCORING_POOL, map_index_template="{{ task.op_kwargs['start'] }}")
+        def restate(start, **context):
+            from pipeline import tasks
+
+            manifest = tasks.restate(job.name, start, quiet=declared.is_quiet(context))
+            context["outlet_events"][predictions].extra = manifest
+            return manifest
+
+        @task_group
+        def changed(start):
+            linked(monitor(linked(restate(start=start))))
+
+        scored = linked(score())
+        linked(monitor(scored))
+        changed.expand(start=find_changed(scored))
 
     return build()
+
+
+def begun(context) -> datetime:
+    """The start of the run's interval; nothing has checked yet that it is one of the job's."""
+    return declared.instant(context, "start", "data_interval_start")
+
+
+def linked(output):
+    """Give the task whose output this is its buttons; returns the output."""
+    output.operator.operator_extra_links = declared.LINKS
+    return output
 
 
 for spec in declared.jobs():

@@ -68,6 +68,39 @@ class Run:
         return self.state in ("success", "failed")
 
 
+@dataclass(frozen=True, slots=True)
+class TaskInstance:
+    """One task of a run, as its present try has it.
+
+    ``try_number`` counts from 1. ``map_index`` is -1 for a task that is not mapped. ``pid`` is the process of the present
+    try on the machine that runs it, ``None`` until it has begun. ``id`` is another one for every try, ``seconds`` is how
+    long the try took, ``None`` as long as it runs.
+    """
+
+    id: str
+    run_id: str
+    task_id: str
+    map_index: int
+    state: str | None
+    try_number: int
+    pid: int | None
+    seconds: float | None
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> Self:
+        """The task instance that an answer of the API describes."""
+        return cls(
+            id=answer["id"],
+            run_id=answer["dag_run_id"],
+            task_id=answer["task_id"],
+            map_index=answer["map_index"],
+            state=answer["state"],
+            try_number=answer["try_number"],
+            pid=answer["pid"],
+            seconds=answer["duration"],
+        )
+
+
 class AirflowApi:
     """A signed-in client. Raises `AirflowUnavailable` or `AirflowRefused`, whose messages carry Airflow's answer."""
 
@@ -106,6 +139,11 @@ class AirflowApi:
     def failed_runs(self) -> list[Run]:
         """Every failed run of any DAG, oldest first."""
         return self._runs("~", "order_by=run_after&state=failed")
+
+    def task_instances(self, dag_id: str) -> list[TaskInstance]:
+        """The tasks of every run of the DAG, without order; those whose run has just begun may still be missing."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/~/taskInstances?order_by=id"
+        return [TaskInstance.of(answer) for answer in self._all(path, "task_instances")]
 
     def wait(self, dag_id: str, run_id: str, timeout: float) -> str:
         """The final state of the run: success or failed. Raises `AirflowUnavailable` after ``timeout`` seconds."""
@@ -191,11 +229,14 @@ class AirflowApi:
             self._call("POST", "/api/v2/pools", {"name": name, **pool})
 
     def _runs(self, dag_id: str, query: str) -> list[Run]:
-        found: list[Run] = []
+        return [Run.of(answer) for answer in self._all(f"/api/v2/dags/{dag_id}/dagRuns?{query}", "dag_runs")]
+
+    def _all(self, path: str, name: str) -> list[dict[str, Any]]:
+        """The entries of every page of a listing."""
+        found: list[dict[str, Any]] = []
         while True:
-            path = f"/api/v2/dags/{dag_id}/dagRuns?{query}&limit={_PAGE}&offset={len(found)}"
-            page = self._call("GET", path)["dag_runs"]
-            found += [Run.of(answer) for answer in page]
+            page = self._call("GET", f"{path}&limit={_PAGE}&offset={len(found)}")[name]
+            found += page
             if len(page) < _PAGE:
                 return found
 

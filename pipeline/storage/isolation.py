@@ -99,8 +99,9 @@ class Reader:
             os.close(said)
         assert self._process.stdout is not None
         self._pipe = self._process.stdout.fileno()
-        with suppress(OSError):
-            fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        if sys.platform == "linux":
+            with suppress(OSError):
+                fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self._poll = select.poll()
         self._poll.register(self._pipe, select.POLLIN)
 
@@ -193,27 +194,28 @@ class Reader:
         self._ready = True
 
     def _frame(self, seconds: float) -> tuple[bytes, pa.Buffer]:
-        deadline = time.monotonic() + seconds
         header = bytearray(_HEADER.size)
-        self._fill(memoryview(header), deadline)
+        self._fill(memoryview(header), seconds)
         kind, length = _HEADER.unpack(header)
         if length > (self._limits.memory_bytes if kind == b"A" else _MOST_JSON_BYTES):
             raise Refused("crashed", f"an answer of {length} bytes", self._rows)
         content = pa.allocate_buffer(length)
-        self._fill(memoryview(content), deadline)
+        self._fill(memoryview(content), seconds)
         return kind, content
 
-    def _fill(self, view: memoryview, deadline: float) -> None:
+    def _fill(self, view: memoryview, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
         while view:
+            if self._errors < 0:
+                raise OSError(errno.EPIPE, "the inputs were closed while they were being read")
             if not self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                raise self._stalled()
+                raise self._stalled(seconds)
             count = os.readv(self._pipe, [view])
             if not count:
                 raise self._fallen()
             view = view[count:]
 
-    def _stalled(self) -> Exception:
-        seconds = self._limits.stall_seconds
+    def _stalled(self, seconds: float) -> Exception:
         with suppress(OSError):
             state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
             if state == "D":  # waits for the disk, which is no fault of the file
@@ -277,11 +279,10 @@ class Readers:
         reader.kill()
 
     def _take(self) -> Reader:
-        while self._idle:
-            reader = self._idle.pop()
-            if reader.usable:
-                return reader
-            self._end(reader)
+        with suppress(IndexError):
+            while not (reader := self._idle.pop()).usable:
+                self._end(reader)
+            return reader
         return self._started()
 
     def _started(self) -> Reader:
@@ -300,7 +301,7 @@ def _command(limits: ReadLimits) -> list[str]:
 
 def _environment() -> dict[str, str]:
     """Nothing of the parent's environment but where shared libraries lie: it may hold secrets."""
-    threads = os.environ.get("OMP_NUM_THREADS") or str(min(_MOST_THREADS, len(os.sched_getaffinity(0))))
+    threads = os.environ.get("OMP_NUM_THREADS") or str(min(_MOST_THREADS, os.cpu_count() or 1))
     passed = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
     # Every arena and every pool of threads reserves memory that counts towards the limit.
     return {

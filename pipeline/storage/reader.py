@@ -21,6 +21,7 @@ import struct
 import sys
 import threading
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ HEADER = struct.Struct("<cQ")
 _BLOCK = 1 << 20
 _MAGIC, _ENCRYPTED_MAGIC = b"PAR1", b"PARE"
 _SMALLEST = 12
-# pyarrow has no name for the framing of LZ4 that Hadoop invented, nor for what it cannot read; that it refuses itself.
-_CODECS = {"UNCOMPRESSED", "SNAPPY", "GZIP", "BROTLI", "ZSTD", "LZ4", "LZ4_RAW", "UNKNOWN"}
+# pyarrow calls LZ4_RAW "LZ4", and has no name for the older LZ4 with Hadoop's framing.
+_CODECS = {"UNCOMPRESSED", "SNAPPY", "GZIP", "BROTLI", "ZSTD", "LZ4", "UNKNOWN"}
 # Far beyond what writers make, and still parsed within seconds and a few hundred megabytes.
 _MOST_FOOTER_BYTES = 64 << 20
 _MOST_COLUMNS, _MOST_GROUPS, _MOST_CHUNKS = 20_000, 50_000, 500_000
@@ -65,12 +66,13 @@ class Refusal(Exception):
 
 def confine(memory_bytes: int, parent: int, mortal: bool) -> None:
     """Give up what decoding does not need, and die with ``parent`` when ``mortal``."""
-    libc = ctypes.CDLL(None)
-    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    if mortal:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(0)
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        if mortal:
+            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            if os.getppid() != parent:
+                os._exit(0)
     # Counts what can be written to, and not, as RLIMIT_AS does, what is only reserved.
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
@@ -133,6 +135,7 @@ class Footer:
     def __init__(self, parquet: pq.ParquetFile, size: int, memory_bytes: int) -> None:
         self.metadata = parquet.metadata
         self.paths: list[list[str]] = parquet.reader.column_paths
+        self._columns = [parquet.schema.column(index) for index in range(len(self.paths))]
         self._size, self._memory = size, memory_bytes
         self.rows = self._declared_rows()
         self._require_modest_shape()
@@ -145,10 +148,10 @@ class Footer:
         rows = [self.metadata.row_group(group).num_rows for group in groups]
         # Some writers leave the total at zero.
         total: int = self.metadata.num_rows or sum(rows)
-        if min([total, *rows]) < 0:
-            raise Refusal("corrupt", "a negative number of rows")
         if max(total, sum(rows)) > _MOST_ROWS:
             raise Refusal("too_large", f"{max(total, sum(rows))} rows declared, where {_MOST_ROWS} are allowed")
+        if min([total, *rows]) < 0 or (total != sum(rows) and self.metadata.num_row_groups <= _MOST_GROUPS):
+            raise Refusal("corrupt", f"{sum(rows)} rows in its row groups where its footer promises {total}")
         return total
 
     def _require_modest_shape(self) -> None:
@@ -166,29 +169,56 @@ class Footer:
     def _require_modest_chunks(self) -> int:
         """The most bytes that a row is declared to have in any row group."""
         inflated = widest = 0
+        spans: list[tuple[int, int]] = []
         for position in range(self.metadata.num_row_groups):
             group = self.metadata.row_group(position)
-            declared = sum(self._declared_bytes(group.column(index), path) for index, path in enumerate(self.paths))
+            if group.num_columns != len(self._columns):
+                raise Refusal(
+                    "corrupt", f"{group.num_columns} of {len(self._columns)} columns in a row group", self.rows
+                )
+            declared = 0
+            for index, column in enumerate(self._columns):
+                chunk = group.column(index)
+                self._require_consistent(chunk, column, group.num_rows)
+                if chunk.num_values:
+                    spans.append(_span(chunk))
+                # Pages as they are unpacked, or values as they are decoded where runs of them are stored.
+                declared += max(chunk.total_uncompressed_size, chunk.num_values * _VALUE_BYTES)
             inflated += max(declared, group.num_rows * _VALUE_BYTES)
             widest = max(widest, declared // max(group.num_rows, 1))
+        self._require_apart(sorted(spans))
         if inflated > max(_HARMLESS_BYTES, _INFLATION * self._size):
             raise Refusal("too_large", f"{self._size} bytes that declare to hold {inflated} uncompressed", self.rows)
         if widest * _SHARES_OF_MEMORY > self._memory:
             raise Refusal("too_large", f"{widest} bytes declared in a single row", self.rows)
         return widest
 
-    def _declared_bytes(self, chunk: pq.ColumnChunkMetaData, path: list[str]) -> int:
-        """What the values of one column in one row group come to: as pages, or decoded where runs of them are stored."""
-        name, sizes = ".".join(path), (chunk.total_uncompressed_size, chunk.total_compressed_size)
-        if chunk.path_in_schema != name:
-            raise Refusal("corrupt", f"column {name!r} is {chunk.path_in_schema!r} in a row group", self.rows)
+    def _require_consistent(self, chunk: pq.ColumnChunkMetaData, column: pq.ColumnSchema, rows: int) -> None:
+        name = column.path
+        if (chunk.path_in_schema, chunk.physical_type) != (name, column.physical_type):
+            found = f"{chunk.path_in_schema!r} of type {chunk.physical_type}"
+            raise Refusal("corrupt", f"column {name!r} of type {column.physical_type} is {found}", self.rows)
         if chunk.compression not in _CODECS:
             raise Refusal("codec", f"column {name!r} is compressed with {chunk.compression}", self.rows)
         if chunk.file_path:
             raise Refusal("unsupported", f"column {name!r} lies in another file, {chunk.file_path!r}", self.rows)
-        if min(*sizes, chunk.num_values) < 0:
+        if min(chunk.total_uncompressed_size, chunk.total_compressed_size, chunk.num_values) < 0:
             raise Refusal("corrupt", f"a negative size of column {name!r}", self.rows)
-        return int(max(*sizes, chunk.num_values * _VALUE_BYTES))
+        if not column.max_repetition_level and chunk.num_values != rows:
+            raise Refusal("corrupt", f"{chunk.num_values} values of column {name!r} in {rows} rows", self.rows)
+
+    def _require_apart(self, spans: list[tuple[int, int]]) -> None:
+        """No two columns may share bytes of the file, nor lie outside of it."""
+        outside = (self._size, self._size)
+        for (start, end), (following, _) in pairwise([*spans, outside]):
+            if start < 0 or end > following:
+                raise Refusal("corrupt", f"pages from {start} to {end}, others from {following} on", self.rows)
+
+
+def _span(chunk: pq.ColumnChunkMetaData) -> tuple[int, int]:
+    """Where the pages of a column begin and end. Some writers give a dictionary that is none the place zero."""
+    start = min(chunk.dictionary_page_offset or chunk.data_page_offset, chunk.data_page_offset)
+    return start, start + chunk.total_compressed_size
 
 
 def _contradiction(parquet: pq.ParquetFile) -> str:
@@ -211,11 +241,11 @@ def _clash(kind: pa.DataType, noted: pa.DataType) -> bool:
     """Whether the values would change their meaning; writers may well store a type as a wider or a coarser one."""
     types = pa.types
     if types.is_decimal(kind) and types.is_decimal(noted):
-        return (kind.precision, kind.scale) != (noted.precision, noted.scale)
+        return bool((kind.precision, kind.scale) != (noted.precision, noted.scale))
     if types.is_integer(kind) and types.is_integer(noted):
-        return types.is_signed_integer(kind) != types.is_signed_integer(noted) and kind != pa.int64()
+        return bool(types.is_signed_integer(kind) != types.is_signed_integer(noted) and kind != pa.int64())
     if (types.is_timestamp(kind) and types.is_timestamp(noted)) or (types.is_time(kind) and types.is_time(noted)):
-        return kind.unit == "ns" != noted.unit
+        return bool(kind.unit == "ns" != noted.unit)
     return False
 
 
@@ -281,13 +311,15 @@ class Reading:
         send(self._out, done=True)
 
     def _send_rows(self, parquet: pq.ParquetFile, footer: Footer, columns: list[str] | None, batch_rows: int) -> None:
-        names = _distinct(parquet.schema_arrow.names, footer.rows)
+        whole = parquet.schema_arrow
+        names = _distinct(whole.names, footer.rows)
         if absent := [name for name in columns or () if name not in names]:
             send(self._out, done=True, absent=absent, names=names)
             return
         wanted = names if columns is None else columns
-        schema = pa.schema([parquet.schema_arrow.field(name) for name in wanted], parquet.schema_arrow.metadata)
-        leaves = [index for index, path in enumerate(footer.paths) if path[0] in set(wanted)]
+        schema = pa.schema([whole.field(name) for name in wanted], whole.metadata)
+        chosen = set(wanted)
+        leaves = [index for index, path in enumerate(footer.paths) if path[0] in chosen]
         groups = list(range(parquet.metadata.num_row_groups))
         fitting = max(1, self._memory // _SHARES_OF_MEMORY // max(footer.row_bytes, 1))
         read = 0

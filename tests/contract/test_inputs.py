@@ -6,7 +6,6 @@ import hashlib
 import io
 import os
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fsspec
@@ -26,6 +25,7 @@ from pipeline.storage import Inputs, Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 SCHEMA = pa.schema([pa.field("row_id", pa.int64(), nullable=False), ("amount", pa.float64()), ("country", pa.string())])
 DAY = "ds=2026-01-01"
@@ -87,6 +87,10 @@ def parquet_bytes(table: pa.Table, **options: Any) -> bytes:
     return stream.getvalue()
 
 
+def put_file(folder: Path, table: pa.Table, **options: Any) -> str:
+    return put(f"{folder}/in/a.parquet", parquet_bytes(table, **options))
+
+
 def same(left: pa.Table, right: pa.Table) -> bool:
     return bool(left.combine_chunks().equals(right.combine_chunks()))
 
@@ -128,7 +132,9 @@ def test_linked_files_are_inputs_and_what_is_no_file_is_refused_by_name(inputs: 
     assert [f.path for f in inputs.files(f"{tmp_path}/in", [""])] == ["folder/a.parquet", "linked.parquet"]
 
     (tmp_path / "in/gone.parquet").symlink_to(tmp_path / "elsewhere/b.parquet")
-    with pytest.raises(ContractViolation, match=r"in/gone\.parquet is not readable as Parquet; got not_a_file: not a regular file"):
+    with pytest.raises(
+        ContractViolation, match=r"in/gone\.parquet is not readable as Parquet; got not_a_file: not a regular file"
+    ):
         inputs.files(f"{tmp_path}/in", [""])
     (tmp_path / "in/gone.parquet").unlink()
     os.mkfifo(tmp_path / "in/pipe.parquet")
@@ -229,7 +235,7 @@ def test_a_row_group_that_hides_rows_is_refused(inputs: Inputs, base: str) -> No
     lying = whole[:last_ten] + b"\x10" + whole[last_ten + 1 :]
     assert pq.read_metadata(io.BytesIO(lying)).row_group(0).num_rows == 8
     put(f"{base}/in/a.parquet", lying)
-    with pytest.raises(ContractViolation, match="got corrupt: 8 rows where its footer promises 10"):
+    with pytest.raises(ContractViolation, match="got corrupt: 8 rows in its row groups where its footer promises 10"):
         list(inputs.batches(inputs.files(f"{base}/in", [""])))
 
 
@@ -289,4 +295,40 @@ def test_a_reader_that_stops_early_leaves_no_copy_behind(inputs: Inputs, base: s
     batches = inputs.batches(inputs.files(f"{base}/in", [""]), batch_rows=100)
     next(batches)
     batches.close()  # type: ignore[attr-defined]
+    assert files_under(str(scratch)) == []
+
+
+def test_the_footer_tells_columns_and_rows(inputs: Inputs, base: str) -> None:
+    put(f"{base}/in/a.parquet", parquet_bytes(rows(10)))
+    footer = inputs.footer(inputs.files(f"{base}/in", [""])[0])
+    assert footer.schema.equals(SCHEMA)
+    assert footer.rows == 10
+
+
+def test_a_file_of_another_mark_has_changed_unless_its_bytes_are_the_planned_ones(
+    inputs: Inputs, tmp_path: Path
+) -> None:
+    uri = put_file(tmp_path, rows(10), compression="none")
+    (file,) = inputs.files(f"{tmp_path}/in", [""])
+    os.utime(uri, (0, 0))
+    assert inputs.footer(file).rows == 10
+    put(uri, content(uri).replace(b"\x07", b"\x08"))
+    for read in (inputs.schema, lambda planned: list(inputs.batches([planned]))):
+        with pytest.raises(InputChanged, match="expected the file that was planned; got a newer file of the same size"):
+            read(file)
+
+
+def test_a_remote_file_is_fetched_once(inputs: Inputs, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put("memory://once/in/a.parquet", parquet_bytes(rows(10)))
+    opened = []
+    remote = fsspec.filesystem("memory")
+    reading = remote._open
+    monkeypatch.setattr(
+        remote, "_open", lambda path, *args, **options: opened.append(path) or reading(path, *args, **options)
+    )
+    files = inputs.files("memory://once/in", [""])
+    assert inputs.schema(files[0]).equals(SCHEMA)
+    assert len(files_under(str(scratch))) == 1
+    assert sum(batch.num_rows for batch in inputs.batches(files)) == 10
+    assert len(opened) == 1
     assert files_under(str(scratch)) == []

@@ -41,7 +41,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @dataclass(frozen=True)
 class Ran:
-    """One run as far as it came; by task: state, result, largest XCom in bytes, error, links. And the events it caused."""
+    """One run as far as it came; by task: state, result, largest XCom in bytes, error, links. And the events it caused.
+
+    The instances of a mapped task and their events are named ``task[0]``, ``task[1]``, and ``asset[0]``, ``asset[1]``.
+    """
 
     run_id: str
     state: str
@@ -115,7 +118,7 @@ class InProcessAirflow:
             known = select(AssetEvent).where(AssetEvent.source_run_id.in_([cause.run_id for cause in causes]))
             run.consumed_asset_events.extend(session.scalars(known))
             session.commit()
-            while ready := run.update_state(session=session)[0]:
+            for ready in _rounds(run, session):
                 for instance in ready:
                     instance.try_number += 1
                     instance.state = "scheduled"
@@ -123,15 +126,29 @@ class InProcessAirflow:
                 for instance in ready:
                     done = _run_task(ti=instance, task=dag.task_dict[instance.task_id])
                     if done is not None and done.error is not None:
-                        errors[instance.task_id] = done.error
+                        errors[_name(instance)] = done.error
                 session.expire_all()
-            run.update_state(session=session)
             return _ran(run, errors, session)
 
     def _bag(self, folder: Path) -> Any:
         from airflow.dag_processing.dagbag import BundleDagBag
 
         return BundleDagBag(dag_folder=folder, bundle_path=DAGS, bundle_name="dags-folder")
+
+
+def _rounds(run: Any, session: Any) -> Iterator[list[Any]]:
+    """The task instances that are ready, again and again, until nothing happens any more; a round may only skip some."""
+    states: dict[str, str] = {}
+    while True:
+        ready = run.update_state(session=session)[0]
+        before, states = states, _states(run, session)
+        if not ready and states == before:
+            return
+        yield ready
+
+
+def _states(run: Any, session: Any) -> dict[str, str]:
+    return {_name(instance): str(instance.state) for instance in run.get_task_instances(session=session)}
 
 
 def _ran(run: Any, errors: dict[str, BaseException], session: Any) -> Ran:
@@ -141,23 +158,29 @@ def _ran(run: Any, errors: dict[str, BaseException], session: Any) -> Ran:
 
     here = (XComModel.dag_id == run.dag_id, XComModel.run_id == run.run_id)
     pushed = session.scalars(select(XComModel).where(*here)).all()
-    tasks = [(instance.task_id, str(instance.state)) for instance in run.get_task_instances(session=session)]
+    tasks = _states(run, session)
     caused = session.scalars(select(AssetEvent).where(AssetEvent.source_run_id == run.run_id))
     return Ran(
         run_id=run.run_id,
         state=str(run.state),
-        states=dict(tasks),
-        results={row.task_id: row.value for row in pushed if row.key == "return_value"},
-        sizes={
-            task: max((len(json.dumps(r.value)) for r in pushed if r.task_id == task), default=0) for task, _ in tasks
-        },
+        states=tasks,
+        results={_name(row): row.value for row in pushed if row.key == "return_value"},
+        sizes={task: max((len(json.dumps(r.value)) for r in pushed if _name(r) == task), default=0) for task in tasks},
         errors=errors,
         links={
-            task: {r.key.removeprefix("_link_"): r.value for r in pushed if r.task_id == task and r.key[:5] == "_link"}
-            for task, _ in tasks
+            task: {r.key.removeprefix("_link_"): r.value for r in pushed if _name(r) == task and r.key[:5] == "_link"}
+            for task in tasks
         },
-        events={event.asset.name: event.extra for event in caused},
+        events={_mapped(event.asset.name, event.source_map_index): event.extra for event in caused},
     )
+
+
+def _name(row: Any) -> str:
+    return _mapped(row.task_id, row.map_index)
+
+
+def _mapped(name: str, index: int) -> str:
+    return name if index < 0 else f"{name}[{index}]"
 
 
 @pytest.fixture(scope="session")

@@ -167,7 +167,27 @@ def test_a_job_decides_how_its_dags_run(airflow):
     assert (daily.max_active_runs, daily.catchup) == (1, False)
     for kind in KINDS:
         for task in airflow.dags[f"by_hour__{kind}"].tasks:
-            assert (task.execution_timeout, task.retries) == (timedelta(minutes=20), 3)
+            assert (task.execution_timeout, task.retries) == (timedelta(minutes=20), 10)
+
+
+def test_the_first_retry_is_as_quick_as_the_environment_asks_and_none_waits_longer_than_ten_minutes(
+    airflow, monkeypatch
+):
+    def delays():
+        (task, *_) = airflow.as_in_a_task("parcels__score")["parcels__score"].tasks
+        return task.retry_delay, task.max_retry_delay, task.retry_exponential_backoff
+
+    assert delays() == (timedelta(seconds=30), timedelta(minutes=10), 2.0)
+    monkeypatch.setenv("PIPELINE_RETRY_DELAY_SECONDS", "1.5")
+    monkeypatch.delitem(sys.modules, "declared")  # read once per process
+    assert delays() == (timedelta(seconds=1.5), timedelta(minutes=10), 2.0)
+
+
+def test_the_retries_of_a_task_outlast_an_hour(airflow):
+    (task, *_) = airflow.dags["parcels__score"].tasks
+    # Airflow waits at least this long after each try, and less than twice as long.
+    shortest = [min(task.retry_delay * 2**tried, task.max_retry_delay) for tried in range(task.retries)]
+    assert sum(shortest, timedelta()) > timedelta(hours=1)
 
 
 def test_the_chain_is_held_together_by_assets_that_name_the_job(airflow):
@@ -197,6 +217,9 @@ def test_pools_come_from_the_environment_because_only_a_deployment_knows_which_e
     assert tasks == {
         "score.score": "few",
         "score.monitor": "few",
+        "score.find_changed": "few",
+        "score.changed.restate": "few",
+        "score.changed.monitor": "few",
         "evaluate.evaluate": "few",
         "retrain.decide": "few",
         "retrain.train": "one",

@@ -97,7 +97,11 @@ def test_a_second_bootstrap_is_refused_at_once(airflow, bootstrap):
 def test_a_scheduled_run_publishes_its_interval_and_its_event_carries_the_manifest(course, ledger, output):
     event = course[9].events["parcels.predictions"]
     recorded = next(m for m in ledger.manifests("parcels") if m.start == day(9)[0])
-    assert event == {**recorded.model_dump(mode="json"), "report": "ds=2026-01-09/validation.html"}
+    assert event == {
+        **recorded.model_dump(mode="json"),
+        "rejected_files": 0,
+        "report": "ds=2026-01-09/validation.html",
+    }
     assert event == course[9].results["score"]
     assert event["path"] == str(output / "predictions/ds=2026-01-09/part-0.parquet")
     assert (
@@ -225,6 +229,13 @@ def test_a_day_that_the_calendar_does_not_have_fails_at_once(airflow):
     run = airflow.run("parcels__score", conf={"start": "2026-02-30"})
     assert run.states["score"] == "failed"
     with pytest.raises(InvalidRequest, match=r"given a time that is none.*got '2026-02-30'"):
+        raise run.errors["score"]
+
+
+def test_a_start_between_two_intervals_fails_at_once_and_says_which_ones_there_are(airflow, bootstrap):
+    run = airflow.run("parcels__score", conf={"start": "2026-01-09T07:00"})
+    assert (run.state, run.states["score"]) == ("failed", "failed")
+    with pytest.raises(InvalidRequest, match="instants on the 1d grid"):
         raise run.errors["score"]
 
 

@@ -1,4 +1,7 @@
-"""A real Airflow with its scheduler publishes what a replay of the same days publishes, byte for byte."""
+"""A real Airflow with its scheduler publishes what a replay of the same days publishes, byte for byte.
+
+Even though the process of one of its tasks is killed meanwhile: the small form of ``tests/faults/test_airflow_kills.py``.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from deploy.airflow_api import AirflowRefused, AirflowUnavailable
 from deploy.local_airflow import LocalAirflow
 from examples.simulate import simulate
 from pipeline.intervals import format_instant
+from tests.faults.airflow_world import Killer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -119,7 +123,7 @@ def replay(folder: Path, job: str) -> Iterator[subprocess.Popen[str]]:
 def airflow(folder: Path, job: str, replay: subprocess.Popen[str]) -> Iterator[LocalAirflow]:
     """A running Airflow in which the champion of ``START`` is in place."""
     dags = [f"{job}__{kind}" for kind in ("score", "evaluate", "retrain")]
-    with LocalAirflow(folder / "home", folder / "jobs") as running:
+    with LocalAirflow(folder / "home", folder / "jobs", environ={"PIPELINE_RETRY_DELAY_SECONDS": "1"}) as running:
         running.wait_for_dags(dags, PATIENCE)
         for dag in dags:
             running.unpause(dag)
@@ -144,8 +148,8 @@ def eventually(airflow: LocalAirflow, dag_id: str, are_done: Callable[[list[Run]
         time.sleep(0.5)
 
 
-def backfill(airflow: LocalAirflow, job: str, reprocess: str) -> None:
-    """Backfill the days and return when that has come to an end."""
+def backfill(airflow: LocalAirflow, job: str, reprocess: str, killer: Killer | None = None) -> None:
+    """Backfill the days, with one killed task if there is a killer, and return when that has come to an end."""
     began, deadline = datetime.now(UTC), time.monotonic() + PATIENCE
     done: set[str] = set()
     while len(done) < len(BACKFILLED):
@@ -158,6 +162,8 @@ def backfill(airflow: LocalAirflow, job: str, reprocess: str) -> None:
             if "already a running backfill" not in str(err) and "500" not in str(err):
                 raise
             time.sleep(2)
+        if killer and not killer.struck:
+            killer.strike(1, PATIENCE)
         runs = eventually(airflow, f"{job}__score", lambda _: True)
         done = {run.run_id for run in runs if run.kind == "backfill" and run.started and run.started > began}
 
@@ -170,9 +176,15 @@ def published(root: Path) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def root(airflow: LocalAirflow, folder: Path, job: str) -> Path:
+def killer(airflow: LocalAirflow, job: str) -> Killer:
+    """Who kills the process of one task of the first backfill."""
+    return Killer(airflow, f"{job}__score", tasks=3 * len(BACKFILLED), seed=1, least=1.0)
+
+
+@pytest.fixture(scope="module")
+def root(airflow: LocalAirflow, killer: Killer, folder: Path, job: str) -> Path:
     """The root of Airflow's data sets, after a backfill."""
-    backfill(airflow, job, "none")
+    backfill(airflow, job, "none", killer)
     return folder / "home" / "outputs" / job
 
 
@@ -191,6 +203,17 @@ def test_a_backfill_publishes_the_bytes_that_a_replay_publishes(root: Path, repl
     assert len([path for path in ours if path.startswith("predictions")]) == len(BACKFILLED)
     assert list(ours) == list(theirs)
     assert [name for name in ours if ours[name].read_bytes() != theirs[name].read_bytes()] == []
+
+
+def test_a_task_whose_process_was_killed_was_run_again(
+    airflow: LocalAirflow, root: Path, killer: Killer, job: str
+) -> None:
+    (struck,) = killer.struck
+    again = [
+        t for t in airflow.task_instances(f"{job}__score") if (t.run_id, t.task_id) == (struck.run_id, struck.task_id)
+    ]
+    assert [(task.state, task.try_number) for task in again] == [("success", struck.try_number + 1)]
+    assert killer.survivors(seconds=30) == []
 
 
 def test_the_events_of_a_backfill_evaluate_nothing_and_train_nothing(
