@@ -30,5 +30,6 @@ class ModelLink(BaseOperatorLink):
 
 
 def _result(ti: Any) -> dict[str, Any]:
-    result = ti.xcom_pull(task_ids=ti.task_id, key="return_value")
+    # Without the index the results of all instances of a mapped task come, as a list.
+    result = ti.xcom_pull(task_ids=ti.task_id, key="return_value", map_indexes=ti.map_index)
     return result if isinstance(result, dict) else {}
