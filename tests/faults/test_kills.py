@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,7 +94,8 @@ def test_killed_scoring_leaves_whole_partitions_and_the_rerun_converges(
             time.sleep(draw.uniform(0, 0.9 * window))
         else:
             time.sleep(draw.uniform(0, whole))
-        os.kill(process, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it may have come to its end before
+            os.kill(process, signal.SIGKILL)
         outcome = it.end(began)
         if outcome.status == -signal.SIGKILL:
             kills += 1
