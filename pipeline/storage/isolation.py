@@ -24,6 +24,7 @@ import pyarrow as pa
 
 from pipeline.errors import StorageUnavailable
 from pipeline.storage import reader as program
+from pipeline.storage.refusals import REFUSALS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -126,16 +127,19 @@ class Reader:
 
     def batches(self, path: str, columns: Sequence[str] | None, batch_rows: int) -> Iterator[pa.RecordBatch]:
         """The rows of a local file; raises `Refused`, `ColumnsAbsent`, and ``OSError`` for what the disk refuses."""
-        names = None if columns is None else list(columns)
+        names, read = None if columns is None else list(columns), 0
         for content in self._answer(path=path, columns=names, batch_rows=batch_rows):
             try:
                 batch = _stream(content).read_next_batch()
                 _require_sound(batch)
             except (pa.ArrowException, OSError, StopIteration) as err:
                 raise Refused("corrupt", str(err), self._rows) from err
-            # The frame lives as long as any column of the batch; nothing here may hold it longer.
+            read += batch.num_rows
+            # What was received lives as long as any column of the batch; nothing here may hold it longer.
             del content
             yield batch
+        if read != self._rows:
+            raise Refused("corrupt", f"{read} rows where its footer promises {self._rows}", self._rows)
 
     def kill(self) -> None:
         """End the process, whatever it is doing, and wait for its end."""
@@ -164,6 +168,7 @@ class Reader:
             kind, content = self._frame(self._limits.stall_seconds)
             if kind == b"A":
                 yield content
+                del content
                 continue
             message = _message(content)
             if "done" in message:
@@ -314,9 +319,17 @@ def _environment() -> dict[str, str]:
 
 
 def _message(content: pa.Buffer) -> dict[str, Any]:
-    message = json.loads(content.to_pybytes())
-    if not isinstance(message, dict):
-        raise Refused("crashed", f"an answer that is none: {message!r}")
+    """One message, of which only what the protocol knows is believed."""
+    try:
+        said = json.loads(content.to_pybytes())
+        message = {
+            name: said[name] for name in ("ready", "rows", "done", "absent", "names", "errno", "code") if name in said
+        }
+        message |= {name: str(said[name]) for name in ("got", "text") if name in said}
+    except (ValueError, TypeError) as err:
+        raise Refused("crashed", "an answer that is none") from err
+    if not isinstance(message.get("rows"), int | None) or message.get("code", "crashed") not in REFUSALS:
+        raise Refused("crashed", "an answer that is none")
     return message
 
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import FileRejected, StorageUnavailable
-from pipeline.storage import Inputs, ReadLimits
+from pipeline.storage import Inputs, ReadLimits, reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +55,8 @@ def big(count: int = 400_000) -> pa.Table:
 
 
 def readers() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if any("reader.py" in word for word in child.cmdline())]
+    programs = ("reader.py", "liar.py")
+    return [child for child in psutil.Process().children() if any(word.endswith(programs) for word in child.cmdline())]
 
 
 def test_one_process_reads_all_files_one_after_the_other(inputs: Inputs, tmp_path: Path) -> None:
@@ -269,3 +270,57 @@ def test_rows_are_given_up_when_the_inputs_are_closed(inputs: Inputs, tmp_path: 
     assert readers() == []
     with pytest.raises(StorageUnavailable, match="the inputs were closed while they were being read"):
         list(batches)
+
+
+LIES = {
+    "an offset beyond the text": ("batch(0, 1000, 2)", "corrupt: .*(offset|bounds)"),
+    "more rows than declared": ("batch() + batch()", "corrupt: 2 rows where its footer promises 1"),
+    "no rows at all": ("b''", "corrupt: 0 rows where its footer promises 1"),
+    "an endless answer": ("frame(b'A', b'', 1 << 60)", "crashed: an answer of 1152921504606846976 bytes"),
+    "noise for a batch": ("frame(b'A', b'noise')", "corrupt: "),
+    "noise for a message": ("frame(b'J', b'noise')", "crashed: an answer that is none"),
+    "another message": ("frame(b'J', b'[]') + frame(b'J', b'7')", "crashed: an answer that is none"),
+    "an unheard-of reason": (r"""frame(b'J', b'{"code": "hunger"}')""", "crashed: an answer that is none"),
+}
+LIAR = """
+import struct, sys
+sys.path.append(sys.argv[1])
+import pyarrow as pa
+def frame(kind, content, length=None):
+    return struct.pack("<cQ", kind, len(content) if length is None else length) + content
+def batch(*offsets):
+    offsets = offsets or (0, 2)
+    sink, places = pa.BufferOutputStream(), pa.py_buffer(struct.pack(f"<{len(offsets)}i", *offsets))
+    text = pa.Array.from_buffers(pa.string(), len(offsets) - 1, [None, places, pa.py_buffer(b"de")])
+    rows = pa.record_batch([text], ["x"])
+    with pa.ipc.new_stream(sink, rows.schema) as stream:
+        stream.write_batch(rows)
+    return frame(b"A", sink.getvalue().to_pybytes())
+out = sys.stdout.buffer
+out.write(frame(b"J", b'{"ready": true}')); out.flush()
+sys.stdin.buffer.readline()
+out.write(frame(b"J", b'{"rows": 1}') + LIE + frame(b"J", b'{"done": true}')); out.flush()
+sys.stdin.buffer.readline()
+"""
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_reading_process_that_was_taken_over_is_not_believed(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lie: str
+) -> None:
+    path = put_file(tmp_path, rows(1))
+    text, refusal = LIES[lie]
+    path.with_name("liar.py").write_text(LIAR.replace("LIE", text))
+    monkeypatch.setattr(reader, "__file__", str(path.with_name("liar.py")))
+    with pytest.raises(FileRejected, match=refusal):
+        list(inputs.batches(inputs.files(f"{tmp_path}/in", [""])))
+
+
+def test_a_reading_process_that_tells_the_truth_is_believed_whoever_it_is(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = put_file(tmp_path, rows(1))
+    path.with_name("liar.py").write_text(LIAR.replace("LIE", "batch()"))
+    monkeypatch.setattr(reader, "__file__", str(path.with_name("liar.py")))
+    (batch,) = inputs.batches(inputs.files(f"{tmp_path}/in", [""]))
+    assert batch.to_pylist() == [{"x": "de"}]
