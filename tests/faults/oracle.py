@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+Identity = tuple[int, int, int]  # inode, time of change, size: what a file that was not touched keeps
 DAYS = (11, 12, 13)
 GENERATIONS = (0, 1, 2, 3)
 _BAD_ROWS = (0, 3, 5, 0)
@@ -136,3 +137,11 @@ class Oracle:
         if not self.is_there(number, version):
             self.allowed[number].add(self.wanted(number, version))
             self.settled.discard(number)
+
+
+def identity(path: Path) -> Identity | None:
+    """What tells whether a file was touched; ``None`` when there is none."""
+    if not path.exists():
+        return None
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns, status.st_size

@@ -76,4 +76,4 @@ class InPlace:
 
 
 def _part(table: pa.Table) -> int:
-    return table.num_rows // _PARTS + 1
+    return int(table.num_rows) // _PARTS + 1

@@ -12,12 +12,16 @@ import sys
 
 
 def main() -> None:
-    import great_expectations  # noqa: F401
+    import great_expectations.render.view  # noqa: F401
+    import mlflow.store.model_registry.sqlalchemy_store
+    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
     import skops.io  # noqa: F401
     from sklearn.ensemble import HistGradientBoostingClassifier  # noqa: F401
+    from sqlalchemy.orm import configure_mappers
 
     from pipeline.runtime import Runtime
 
+    configure_mappers()  # half of what a run costs otherwise
     print("ready", flush=True)
     for line in sys.stdin:
         order = json.loads(line)
