@@ -9,22 +9,20 @@ import signal
 import time
 from collections import Counter
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from pipeline import failpoints
-from pipeline.runtime import Runtime
-from pipeline.settings import Settings
 from tests.faults.crashes import Deployment, Zygote
+from tests.faults.deployments import deployed, orders_of
+from tests.worlds import day, write_world
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-
-    from pipeline.job import JobSpec
 
 _BEGINS, _ENDS = failpoints.NAMES[0], failpoints.NAMES[-1]
 _DAY = 12
@@ -39,30 +37,31 @@ def spoilt(table: pa.Table, rows: int) -> pa.Table:
     return many.set_column(many.schema.get_field_index("row_id"), "row_id", pa.array(np.arange(rows)))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def deployment(
-    tmp_path: Path, tracking_uri: str, orders_on: Callable[..., JobSpec], world: Any, day: Callable[[int], Any]
+    tmp_path_factory: pytest.TempPathFactory, _mlflow_template: Path
 ) -> Iterator[Callable[[int], Deployment]]:
     """Two versions, registered; a day of as many rows as asked for."""
-    job = orders_on(world, checks={"rules": [{"column": "amount", "rule": "between", "min": 0}]})
-    jobs, home = tmp_path / "jobs", tmp_path / "home"
-    jobs.mkdir()
-    (jobs / "orders.yaml").write_text(job.model_dump_json(), encoding="utf-8")
-    environment = {"PIPELINE_HOME": str(home), "PIPELINE_JOBS": str(jobs), "MLFLOW_TRACKING_URI": tracking_uri}
-    with (
-        Zygote(environment) as zygote,
-        Runtime(Settings.in_home(home, jobs=jobs, tracking_uri=tracking_uri), clock=lambda: day(60)) as runtime,
-    ):
-        runtime.retrain(job, day(10), bootstrap=True)
-        runtime.retrain(job, day(11), reason="a second version", force=True)
+    place, home = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("home")
+    world = write_world(place, first=-9, days=_DAY, rows=120)
+    rules = [{"column": "amount", "rule": "between", "min": 0}]
+    job = orders_of(world, checks={"rules": rules})
+    with deployed(home, _mlflow_template) as runtime:
+        settings = runtime.settings
+        settings.jobs.mkdir()
+        (settings.jobs / "orders.yaml").write_text(job.model_dump_json(), encoding="utf-8")
+        environment = {"PIPELINE_HOME": str(home), "PIPELINE_JOBS": str(settings.jobs)}
+        with Zygote({**environment, "MLFLOW_TRACKING_URI": settings.tracking_uri}) as zygote:
+            runtime.retrain(job, day(9), bootstrap=True)
+            runtime.retrain(job, day(10))
 
-        def of(rows: int) -> Deployment:
-            world.rewrite(_DAY, lambda table: spoilt(table, rows))
-            made = Deployment(home, job, day(_DAY), zygote, runtime, tmp_path / "passed.log")
-            made.learn()
-            return made
+            def of(rows: int) -> Deployment:
+                world.rewrite(_DAY, lambda table: spoilt(table, rows))
+                made = Deployment(home, job, day(_DAY), zygote, runtime, home / "passed.log")
+                made.learn()
+                return made
 
-        yield of
+            yield of
 
 
 def require_struck(kills: int, wanted: int, in_window: int) -> None:

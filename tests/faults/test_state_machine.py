@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
@@ -232,10 +232,13 @@ class Consumers(RuleBasedStateMachine):
         else:
             assert [(m.start, m.model_version) for m in manifests] == [(day(n), v) for n, v in versions.items()]
             for manifest, (number, version) in zip(manifests, versions.items(), strict=True):
-                unchanged = manifest.status == "unchanged"
+                unchanged, settled = manifest.status == "unchanged", number in oracle.settled
                 assert unchanged or not oracle.is_there(number, version)
-                assert number not in oracle.settled or unchanged == oracle.is_there(number, version)
-                untouched |= {number} if unchanged else set()
+                assert not settled or unchanged == oracle.is_there(number, version)
+                if unchanged and settled:
+                    untouched.add(number)
+                elif unchanged:  # the crash may have left quarantined rows of another run, which are put right
+                    assert self.identities()[number][0] == before[number][0]
                 self.struck[manifest.status] += 1
                 oracle.completed(number, version)
         after = self.identities()
@@ -393,6 +396,7 @@ def test_any_history_leaves_what_an_oracle_says(
             derandomize=True,
             database=None,
             deadline=None,
+            phases=[Phase.generate],  # shrinking a failure takes minutes; the steps that led to it are few
             suppress_health_check=list(HealthCheck),
         ),
     )
