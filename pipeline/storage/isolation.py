@@ -227,8 +227,8 @@ class Reader:
                 return OSError(errno.ETIMEDOUT, f"the storage did not answer for {seconds:g} s")
         return Refused("timeout", f"nothing for {seconds:g} s", self._rows)
 
-    def _fallen(self) -> Refused:
-        """What the end of the process says about the file."""
+    def _fallen(self) -> Refused | StorageUnavailable:
+        """What the end of the process says: about the file, or about the machine."""
         status: int | None = None
         with suppress(subprocess.TimeoutExpired):
             status = self._process.wait(_ENDING_SECONDS)
@@ -237,10 +237,15 @@ class Reader:
             said = os.read(self._errors, 1 << 16)
         text = said.decode(errors="replace").strip()
         name = signal.Signals(-status).name if status and status < 0 else f"exit status {status}"
-        # The kernel ends by SIGKILL what takes the machine's last memory; libraries abort when theirs is refused.
-        starved = status == -signal.SIGKILL or any(
-            word in text for word in ("bad_alloc", "MemoryError", "out of memory")
-        )
+        if status == -signal.SIGKILL:
+            # The process keeps within a limit of its own; somebody else, or a machine without memory, has ended it.
+            return StorageUnavailable(
+                "the process that reads input files was ended from outside",
+                got=name,
+                next_step="check the machine's free memory and run the same command again",
+            )
+        # Libraries abort when the memory they ask for is refused.
+        starved = any(word in text for word in ("bad_alloc", "MemoryError", "out of memory"))
         last = text.splitlines()[-1] if text else ""
         # pyarrow aborts when the metadata of a column is encrypted, or contradicts itself.
         codes = {"decrypt": "encrypted", "parquet::": "corrupt"}
