@@ -115,10 +115,11 @@ def instant(context: Any, param: str, fallback: str) -> datetime:
 
 
 def as_of(context: Any, trigger: Asset, field: str) -> datetime | None:
-    """The time an asset's run works on: the Param ``as_of``, or the latest ``field`` of the events that started it.
+    """The time an asset's run works on: the Param ``as_of``, or the latest ``field`` of the asset's events.
 
-    Quiet events do not count: ``None`` when there were no others. Raises `InvalidRequest` for a run that neither an event
-    nor the Param gives a time.
+    Those are the events that started the run and all later ones; the task needs the asset among its inlets. Quiet events
+    do not count: ``None`` when there were no others. Raises `InvalidRequest` for a run that neither an event nor the Param
+    gives a time.
     """
     text = context["params"]["as_of"]
     if text:
@@ -126,7 +127,10 @@ def as_of(context: Any, trigger: Asset, field: str) -> datetime | None:
     events = (context.get("triggering_asset_events") or {}).get(trigger, [])
     if not events:
         raise _without_time("as_of")
-    loud = [event.extra[field] for event in events if field in event.extra and not event.extra.get("quiet")]
+    # An event that comes between a run's planning and its creation belongs to no run, until the next event comes.
+    later = context["inlet_events"][trigger].after(context["dag_run"].run_after.isoformat())
+    found = [event.extra for event in (*events, *later)]
+    loud = [extra[field] for extra in found if field in extra and not extra.get("quiet")]
     return max(map(_parsed, loud), default=None)
 
 

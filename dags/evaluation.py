@@ -24,7 +24,7 @@ def evaluation_dag(job: JobSpec):
         doc_md=__doc__,
     )
     def build():
-        @task(outlets=[performance], pool=declared.SCORING_POOL)
+        @task(inlets=[drift], outlets=[performance], pool=declared.SCORING_POOL)
         def evaluate(**context):
             from pipeline import tasks
 

@@ -25,7 +25,7 @@ def retraining_dag(job: JobSpec):
         doc_md=__doc__,
     )
     def build():
-        @task.short_circuit(pool=declared.SCORING_POOL)
+        @task.short_circuit(inlets=[performance], pool=declared.SCORING_POOL)
         def decide(**context):
             from pipeline import tasks
 

@@ -88,10 +88,11 @@ class InProcessAirflow:
         interval: tuple[datetime, datetime] | None = None,
         conf: Mapping[str, Any] | None = None,
         causes: Sequence[Ran] = (),
+        planned: datetime | None = None,
     ) -> Ran:
         """Run a DAG of ``kind`` manual, scheduled, backfill or asset_triggered, as far as it comes without waiting.
 
-        ``causes`` are the runs whose asset events start this one.
+        ``causes`` are the runs whose asset events start this one, ``planned`` is when it was planned (default: now).
         """
         from airflow.models.asset import AssetEvent
         from airflow.sdk.definitions.dag import _run_task
@@ -108,7 +109,7 @@ class InProcessAirflow:
                 run_id=f"{kind}__{self._runs}",
                 logical_date=interval and interval[0],
                 data_interval=interval,
-                run_after=interval[1] if interval else datetime(2026, 6, 1, 0, 0, self._runs, tzinfo=UTC),
+                run_after=interval[1] if interval else planned or datetime.now(UTC),
                 conf=dict(conf or {}),
                 run_type=DagRunType(kind),
                 triggered_by=DagRunTriggeredByType.TEST,

@@ -187,6 +187,14 @@ def test_a_quiet_event_among_loud_ones_does_not_move_the_evaluation(airflow, cou
     assert run.results["evaluate"]["as_of"] == "2026-01-11T00:00:00Z"
 
 
+def test_an_event_between_the_planning_and_the_creation_of_a_run_is_not_left_for_the_next_one(airflow):
+    planned = datetime.now(UTC)
+    quiet = airflow.run("parcels__score", conf={"start": "2026-01-16", "quiet": True})
+    airflow.run("parcels__score", conf={"start": "2026-01-10"})
+    run = airflow.run("parcels__evaluate", kind="asset_triggered", causes=[quiet], planned=planned)
+    assert run.results["evaluate"]["as_of"] == "2026-01-11T00:00:00Z"
+
+
 def test_a_quiet_evaluation_starts_no_training(airflow, course):
     quiet = airflow.run("parcels__evaluate", conf={"as_of": "2026-01-09", "quiet": True})
     run = airflow.run("parcels__retrain", kind="asset_triggered", causes=[quiet])

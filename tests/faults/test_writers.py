@@ -56,7 +56,7 @@ def test_exactly_one_of_several_writers_publishes_and_the_others_are_told(
         contended_rounds=contest.contended,
         different_winners=len(set(first)),
     )
-    assert contest.contended > rounds // 2
+    assert contest.contended >= scale(1, 51)
     # Of those that lost nothing is left, and of those that won everything is kept.
     assert list(Path(contest.target.staging).iterdir()) == []
     kept = {path.stem for path in Path(contest.target.versions).iterdir()}
