@@ -208,8 +208,9 @@ def _work_until_it_fails(batches: Iterator[pa.RecordBatch]) -> None:
 
 
 def test_inputs_that_were_never_closed_leave_no_process(tmp_path: Path, scratch: Path) -> None:
+    put_file(tmp_path, rows(3))
     inputs = Inputs(scratch)
-    inputs.files(str(tmp_path), [""])
+    inputs.schema(inputs.files(f"{tmp_path}/in", [""])[0])  # its answer proves that the process has begun
     assert len(readers()) == 1
     del inputs
     gc.collect()
