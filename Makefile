@@ -44,7 +44,7 @@ test: install ## Run all tests
 	$(BIN)/pytest -n 2 --dist loadfile
 
 test-faults: install ## Run every fault attack at full scale (about half an hour); figures in benchmarks/out/faults.json
-	PIPELINE_FAULTS=full $(BIN)/pytest tests/faults --durations=15
+	PIPELINE_FAULTS=full $(BIN)/pytest tests/faults --durations=15 --timeout=3600
 
 demo: install ## Run the whole loop through a real Airflow: JOB=file FROM=date TO=date for your own job
 	$(BIN)/python -m examples.demo $(if $(JOB),--job $(JOB)) $(if $(FROM),--from $(FROM)) $(if $(TO),--to $(TO))

@@ -45,7 +45,7 @@ class Zygote:
             [sys.executable, str(Path(__file__).with_name("zygote.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
+            bufsize=0,  # a line in a buffer of this process would be no answer for `select`
             env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
             start_new_session=True,
         )
@@ -64,8 +64,7 @@ class Zygote:
     def start(self, order: dict[str, Any]) -> int:
         """Begin a run; the number of its process."""
         assert self._process.stdin
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
+        self._process.stdin.write(json.dumps(order).encode() + b"\n")
         return int(self._line())
 
     def ended(self) -> dict[str, Any]:
@@ -77,7 +76,7 @@ class Zygote:
         assert self._process.stdout
         ready, _, _ = select.select([self._process.stdout], [], [], _PATIENCE)
         assert ready, "the forking process does not answer"
-        return self._process.stdout.readline().strip()
+        return self._process.stdout.readline().decode().strip()
 
 
 @dataclass

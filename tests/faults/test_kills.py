@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _BEGINS, _ENDS = failpoints.NAMES[0], failpoints.NAMES[-1]
 _DAY = 12
+_PATIENCE = 60.0
 
 
 def spoilt(table: pa.Table, rows: int) -> pa.Table:
@@ -112,10 +113,11 @@ def spans(it: Deployment) -> tuple[float, float]:
     """Seconds from the first failpoint to the end, and of a whole run, uninterrupted."""
     began = time.monotonic()
     it.begin(1)
-    while not it.passed():
+    while not it.passed() and time.monotonic() - began < _PATIENCE:
         time.sleep(0.002)
     opened = time.monotonic()
-    it.end(began)
+    outcome = it.end(began)
+    assert outcome.passed, f"nothing was passed: {outcome}"
     return time.monotonic() - opened, time.monotonic() - began
 
 

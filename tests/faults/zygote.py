@@ -6,9 +6,13 @@ as `os.waitstatus_to_exitcode` gives it, and the error that the run raised.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import sys
+
+# A run that takes longer says on standard error where it is, before the parent gives up.
+_PATIENCE = 45.0
 
 
 def main() -> None:
@@ -42,6 +46,7 @@ def score(runtime_class, order, tell: int) -> int:
     from pipeline.intervals import parse_instant
 
     os.environ.update(order["environment"])
+    faulthandler.dump_traceback_later(_PATIENCE)
     try:
         with runtime_class.open() as runtime:
             list(runtime.score(runtime.job(order["job"]), parse_instant(order["start"]), model=order["model"]))
