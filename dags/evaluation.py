@@ -1,4 +1,7 @@
-"""Compare published predictions with the ground truth that has matured, after every monitored interval."""
+"""Compare published predictions with the ground truth that has matured, after every monitored interval.
+
+An interval that cannot be measured fails a task of its own, so that the others' performance is known and acted upon.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,14 @@ def evaluation_dag(job: JobSpec):
             context["outlet_events"][performance].extra = report
             return report
 
-        evaluate()
+        @task
+        def report_unmeasured(found):
+            from pipeline import tasks
+
+            if not found["quiet"]:
+                tasks.report_unmeasured(job.name, found["as_of"])
+
+        report_unmeasured(evaluate())
 
     return build()
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from pipeline.intervals import Interval
     from pipeline.job import JobSpec
     from pipeline.ledger import Ledger
-    from pipeline.reports import Decision, DriftReport, Manifest, PerformanceReport, Promotion
+    from pipeline.reports import Decision, Manifest, Promotion
+    from pipeline.verdicts import DriftReport, PerformanceReport
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,6 +109,26 @@ def parser() -> argparse.ArgumentParser:
         "--as-of", required=True, type=_instant, metavar="T", help="only labels that had arrived by T count"
     )
 
+    calibrate = command(
+        "calibrate", "Measure drift thresholds on the job's own history and write them beside the job file."
+    )
+    calibrate.add_argument(
+        "--from",
+        dest="start",
+        required=True,
+        type=_instant,
+        metavar="T",
+        help="start of a history in which all was well",
+    )
+    calibrate.add_argument("--to", dest="end", required=True, type=_instant, metavar="T", help="its end")
+    calibrate.add_argument(
+        "--budget", type=int, default=90, metavar="N", help="at most one false alarm per N intervals (default: 90)"
+    )
+    calibrate.add_argument("--dry-run", action="store_true", help="measure and write nothing")
+
+    incidents = command("incidents", "What is wrong now, one line per cause, and since when.")
+    incidents.add_argument("--all", action="store_true", help="closed ones too")
+
     retrain = command("retrain", "Train on what was known at T, register, gate, promote if allowed.")
     retrain.add_argument(
         "--as-of", required=True, type=_instant, metavar="T", help="nothing that came after T is learnt from"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import arguments
 from pipeline.arguments import WrongUsage
-from pipeline.commands import jobs, models, partitions
+from pipeline.commands import incidents, jobs, models, partitions
 from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Answer]] = {
     "init": jobs.init,
     "check": jobs.check,
     "schema": jobs.schema,
+    "calibrate": jobs.calibrate,
     "status": models.status,
     "explain": models.explain,
     "score": partitions.score,
@@ -75,6 +76,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Answer]] = {
     "replay-quarantine": partitions.replay_quarantine,
     "monitor": partitions.monitor,
     "evaluate": partitions.evaluate,
+    "incidents": incidents.incidents,
     "retrain": models.retrain,
     "promote": models.promote,
     "rollback": models.rollback,

@@ -1,141 +1,44 @@
-"""How far columns moved away from the reference, and whether that amounts to drift.
+"""Whether columns and a window have drifted: effect, significance and persistence together.
 
-Effect sizes measure how much, p-values (made by `pipeline.detectors`) whether chance explains it; drift needs both.
-Pure functions of values; must not read a file or a clock, and no result depends on the order of rows.
+A column *moved* when its effect reaches its threshold and chance does not explain it; it *drifts* when it moved in several
+of the latest intervals. Pure functions of values; must not read a file or a clock, and no result depends on the order of rows.
 """
 
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
+from scipy.special import ndtr
 from scipy.stats import fisher_exact
 
-from pipeline.reports import ColumnDrift
+from pipeline import effects
+from pipeline.pooling import encoded, present
+from pipeline.verdicts import ColumnDrift, Multivariate
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pipeline.effects import Sizes
     from pipeline.policies import Drift
-    from pipeline.reports import Verdict
+    from pipeline.pooling import Array, Kind, Kinds, Sample
+    from pipeline.verdicts import Fault, Role, Signal, Tier, Verdict
 
-Array = npt.NDArray[Any]
-Kind = Literal["number", "category"]
-# A sample maps each column to a 1-D array with one entry per row: float64 (NaN = missing) for numbers, objects that are
-# text or None (missing) for categories.
-Sample = Mapping[str, Array]
-Kinds = Mapping[str, Kind]
-Role = Literal["feature", "prediction"]
-
-# IQR of a normal distribution in standard deviations: makes IQR / 1.349 comparable with a standard deviation.
-_IQR_OF_NORMAL = 1.349
-# The natural effect is a 95th percentile, so one ordinary window in twenty exceeds it by construction, and it rests on
-# the few seasons that the training period holds; a quarter more must be seen before a change counts as new.
-_NATURAL_HEADROOM = 1.25
-_NATURAL_QUANTILE = 0.95
-# Fewer stretches say nothing about the upper tail of natural variation.
-_MIN_RUNS = 4
-# Neighbouring runs share most of their rows; more than these, evenly spaced, cost time and say nothing new.
-_MAX_RUNS = 200
+# Natural variation is the largest that the training period showed; the next window may show a little more.
+HEADROOM = 1.1
 # However much the missing share wandered in training, this many more rows without a value are never natural.
 _MISSING_CEILING = 0.5
+# A feature with less than this share of the importance moves no prediction worth a message.
+NEGLIGIBLE = 0.01
+_SEPARATION_P = 0.01
+_FEWEST_FOR_NORMAL = 5
 _NAMED_COLUMNS = 3
+MISSING = "missing:"  # prefix of what is natural to a number's share of missing values
 
 
-def present(values: Array, kind: Kind) -> npt.NDArray[np.bool_]:
-    """Which rows hold a value. NaN, None and the two infinities hold none: an infinity is no measurement."""
-    if kind == "number":
-        return np.isfinite(values)
-    return np.fromiter((value is not None and value == value for value in values), dtype=bool, count=len(values))
-
-
-def wasserstein(reference: Array, current: Array) -> float:
-    """First Wasserstein distance in units of the reference's spread; 1 = as if all moved by one standard deviation.
-
-    The spread is IQR / 1.349 (robust against outliers), or the standard deviation where the IQR is 0. Against a constant
-    reference the unit is the root mean square of the deviations from the constant, so that the result lies in [0, 1]
-    whatever the column's unit: 1 when every row moved by the same amount. Rows without a value are left out.
-    Raises ``ValueError`` when a side has no value.
-    """
-    return effect(reference, current, "number")
-
-
-def total_variation(reference: Array, current: Array) -> float:
-    """Half the summed absolute differences of the categories' shares, in [0, 1]; missing is a category of its own.
-
-    It is the share of rows that would have to change category. Raises ``ValueError`` when a side has no row.
-    """
-    return effect(reference, current, "category")
-
-
-def effect(reference: Array, current: Array, kind: Kind) -> float:
-    """The effect size of a column: `wasserstein` for numbers, `total_variation` for categories."""
-    values = np.concatenate([reference, current])
-    is_current = np.arange(len(values)) >= len(reference)
-    return _comparison(values, kind)(is_current)
-
-
-def psi(reference: Array, current: Array, kind: Kind, bins: int = 10) -> float:
-    """Population stability index; by convention below 0.1 is stable and from 0.25 on is a large shift.
-
-    The sum over bins of ``(q - p) * ln(q / p)``, the symmetric Kullback-Leibler divergence of Jeffreys (1946), with the
-    reading of the credit scoring literature (Siddiqi 2006, Credit Risk Scorecards).
-
-    Numbers are counted in bins between the reference's quantiles (a value that fills a whole bin gets one to itself), over
-    the rows that hold a value; categories one by one, missing included. Half a row is added to every bin, which keeps the
-    index finite where a side has an empty bin. Raises ``ValueError`` when a side has nothing to count.
-    """
-    if kind == "number":
-        reference, current = reference[present(reference, kind)], current[present(current, kind)]
-        _require_both(len(reference), len(current))
-        edges = _quantile_edges(reference, bins)
-        size = len(edges) + 1
-        binned = [np.searchsorted(edges, side, side="right") for side in (reference, current)]
-    else:
-        _require_both(len(reference), len(current))
-        codes, size = _codes(np.concatenate([reference, current]))
-        binned = [codes[: len(reference)], codes[len(reference) :]]
-    expected, actual = ((np.bincount(side, minlength=size) + 0.5) / (len(side) + 0.5 * size) for side in binned)
-    return max(0.0, math.fsum((actual - expected) * np.log(actual / expected)))
-
-
-def stretch_effects(sample: Sample, kinds: Kinds, stretch: Array, window: int, min_rows: int) -> dict[str, float]:
-    """How far stretches of the training period lie from the rest of it: the variation that is natural to each column.
-
-    ``stretch`` is the interval index of each row; its sorted distinct values count as consecutive intervals. Every run of
-    ``window`` of them with at least ``min_rows`` rows is compared with all other rows (of very many runs, 200 evenly
-    spaced ones); per column the 95th percentile of these effects is returned. A column is left out when fewer than four
-    runs hold ``min_rows`` values of it; with fewer than four runs the result is empty.
-    """
-    distinct, position = np.unique(stretch, return_inverse=True)
-    rows = np.bincount(position, minlength=len(distinct))
-    runs = [
-        first
-        for first in range(len(distinct) - window + 1)
-        if min_rows <= rows[first : first + window].sum() < len(stretch)
-    ]
-    if len(runs) < _MIN_RUNS:
-        return {}
-    if len(runs) > _MAX_RUNS:
-        runs = [runs[i] for i in np.linspace(0, len(runs) - 1, _MAX_RUNS).round().astype(int)]
-    natural: dict[str, float] = {}
-    for column, kind in kinds.items():
-        held = present(sample[column], kind)
-        compare = _comparison(sample[column], kind)
-        effects = []
-        for first in runs:
-            inside = (position >= first) & (position < first + window)
-            if np.count_nonzero(held & inside) >= max(min_rows, 1) and np.any(held & ~inside):
-                effects.append(compare(inside))
-        if len(effects) >= _MIN_RUNS:
-            natural[column] = float(np.quantile(effects, _NATURAL_QUANTILE, method="higher"))
-    return natural
-
-
-def judge(
+def columns(
     policy: Drift,
     *,
     reference: Sample,
@@ -144,83 +47,179 @@ def judge(
     roles: Mapping[str, Role],
     p_values: Mapping[str, float | None],
     natural: Mapping[str, float],
-) -> tuple[Verdict, str, tuple[ColumnDrift, ...]]:
-    """The verdict on the current window, its reason in one sentence, and the evidence for every column of ``kinds``.
+    importance: Mapping[str, float] | None = None,
+    faults: Sequence[Fault] = (),
+    earlier: Sequence[Sequence[ColumnDrift]] = (),
+    seed: int = 0,
+) -> tuple[ColumnDrift, ...]:
+    """The evidence and the verdict of every column of ``kinds``, in their order. Every number is finite or None.
 
-    A column drifts when its p-value is significant after the correction *and* its effect reaches the threshold: the
-    policy's, raised to 1.25 times what is natural to the column; or when its share of missing values moved. It has
-    ``insufficient_data`` when a side holds fewer than ``policy.min_rows`` values or it has no p-value. The window drifts
-    when a prediction column does, or at least ``policy.share`` of the feature columns that could be judged.
-    Every number in the result is finite or None.
+    Three signals are watched, each with significance corrected over the columns and a limit of its own: the distribution
+    (the effect against the threshold: ``policy.thresholds``, else ``policy.effect`` or ``policy.mass`` raised to what is
+    ``natural`` to the column), the share of missing values, and the share of unseen categories. A column moved when one
+    of them did. It drifts when it also moved in enough of ``earlier``, the columns of the latest intervals before, oldest
+    first. It has ``insufficient_data`` when it moved in no way and a side holds too few values or no test is possible,
+    when it is at ``faults``, and, for a prediction, when anything is: it rests on what is broken.
     """
-    seen = {name: _Seen.of(reference[name], current[name], kind) for name, kind in kinds.items()}
+    seen = {name: _Seen.of(reference[name], current[name], kind, seed) for name, kind in kinds.items()}
     tested = {
         name: p
         for name, p in ((name, p_values.get(name)) for name in kinds)
         if p is not None and math.isfinite(p) and seen[name].values_per_side >= policy.min_rows
     }
-    gone = {name: s.missing_p_value() for name, s in seen.items() if s.rows_per_side >= policy.min_rows}
-    is_significant = _significant(tested, policy)
-    is_gone = _significant(gone, policy)
-    columns = []
+    enough = {name: s for name, s in seen.items() if s.rows_per_side >= policy.min_rows}
+    significant = {
+        "distribution": _significant(tested, policy),
+        "missing": _significant({name: s.missing_p_value() for name, s in enough.items()}, policy),
+        "unseen": _significant({name: s.unseen_p_value() for name, s in enough.items() if s.unseen}, policy),
+    }
+    broken = {fault.column: fault.detail for fault in faults}
+    found = []
     for name, kind in kinds.items():
-        usual = natural.get(name, 0.0) * _NATURAL_HEADROOM
-        threshold = max(policy.effect, usual if math.isfinite(usual) else 0.0)
-        verdict, reason = _judge_column(
-            seen[name], policy, threshold, tested.get(name), name in is_significant, name in is_gone
-        )
-        columns.append(
+        limits = _Limits.of(policy, name, kind, natural)
+        signals = tuple(s for s in _SIGNALS if name in significant[s] and seen[name].exceeds(s, limits))
+        detail = broken.get(name)
+        if detail is None and broken and roles[name] != "feature":
+            detail = "rests on broken data: " + next(iter(broken.values()))
+        verdict, reason = _verdict(policy, name, seen[name], limits, signals, tested.get(name), detail, earlier)
+        share = None if importance is None or roles[name] != "feature" else importance.get(name)
+        found.append(
             ColumnDrift(
                 column=name,
                 role=roles[name],
                 kind=kind,
                 verdict=verdict,
+                moved=bool(signals) and detail is None,
+                signals=signals,
                 p_value=tested.get(name),
-                effect=seen[name].effect,
-                threshold=threshold,
-                psi=seen[name].psi,
-                null_share=seen[name].null_share,
-                reference_null_share=seen[name].reference_null_share,
-                unseen_share=seen[name].unseen_share,
-                rows=seen[name].rows,
+                **seen[name].numbers(),
+                threshold=limits.effect,
+                importance=share,
+                tier=_column_tier(policy, roles[name], share) if verdict == "drift" else None,
                 reason=reason,
             )
         )
-    rows = max((s.rows for s in seen.values()), default=0)
-    return *_judge_window(policy, rows, columns), tuple(columns)
+    return tuple(found)
+
+
+def multivariate(
+    policy: Drift,
+    *,
+    auc: float,
+    p_value: float,
+    ranked: tuple[tuple[str, float], ...],
+    rows: int,
+    natural: float | None,
+    earlier: Sequence[Multivariate | None] = (),
+) -> Multivariate:
+    """The verdict on how well a classifier tells window and reference apart; it persists like that of a column.
+
+    The limit is ``policy.separation``, raised to a little more than stretches of the training period showed (``natural``).
+    """
+    limit = max(policy.separation, 0.5 + HEADROOM * ((natural or 0.5) - 0.5))
+    moved = auc >= limit and p_value < _SEPARATION_P
+    before = [bool(report and report.moved) for report in earlier]
+    return Multivariate(
+        auc=auc,
+        threshold=limit,
+        p_value=p_value,
+        moved=moved,
+        verdict="drift" if _persists(policy, moved, before) else "stable",
+        ranked=ranked,
+        rows=rows,
+    )
+
+
+def window(
+    policy: Drift,
+    rows: int,
+    judged: Sequence[ColumnDrift],
+    separation: Multivariate | None = None,
+    faults: Sequence[Fault] = (),
+) -> tuple[Verdict, str, Tier | None]:
+    """The verdict on the window of ``rows`` rows, its reason in one sentence, and how loudly it is to be told.
+
+    It drifts when a prediction, a feature that the model does not ignore, or the whole (``separation``) does. It is worth
+    a page when a prediction drifts or features that make up ``policy.share`` of the importance (without importances: of
+    the judged features). Broken data cannot be judged: ``insufficient_data``, and a page unless the model ignores it.
+    """
+    if faults:
+        told = "; ".join(f"{fault.column or 'the partition'}: {fault.detail}" for fault in faults[:_NAMED_COLUMNS])
+        more = f"; and {len(faults) - _NAMED_COLUMNS} more" if len(faults) > _NAMED_COLUMNS else ""
+        return "insufficient_data", f"broken data: {told}{more}", _fault_tier(judged, faults)
+    if rows < policy.min_rows:
+        return "insufficient_data", f"the window has {rows} rows, {policy.min_rows} are needed", None
+    known = [column for column in judged if column.verdict != "insufficient_data"]
+    if not known:
+        return "insufficient_data", f"none of {len(judged)} columns has enough values to be tested in {rows} rows", None
+    features = [column for column in known if column.role == "feature"]
+    drifted = [column for column in known if column.verdict == "drift"]
+    predictions = [column for column in drifted if column.role == "prediction"]
+    moved = [column for column in drifted if column.role == "feature"]
+    tier = _tier(policy, features, moved, predictions, separation)
+    verdict: Verdict = "stable" if tier in (None, "log") else "drift"
+    reason = f"{len(moved)} of {len(features)} testable features drifted"
+    if moved and all(column.importance is not None for column in moved):
+        reason += f", with {sum(column.importance or 0.0 for column in moved):.0%} of the importance"
+    reason += f"{' and the predictions did' if predictions else ''} in {rows} rows"
+    if separation is not None and separation.verdict == "drift":
+        telling = ", ".join(name for name, _ in separation.ranked[:_NAMED_COLUMNS])
+        reason += f"; a classifier tells the window from the reference (AUC {separation.auc:.2f}"
+        reason += f", by {telling})" if telling else ")"
+    worst = sorted(drifted or known, key=_severity, reverse=True)[: _NAMED_COLUMNS if drifted else 1]
+    named = "; ".join(f"{column.column}: {column.reason}" for column in worst)
+    return verdict, f"{reason}; {'worst' if drifted else 'largest effect'} {named}", tier
+
+
+_SIGNALS: tuple[Signal, ...] = ("distribution", "missing", "unseen")
+
+
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """From which change on each signal of a column counts."""
+
+    effect: float
+    missing: float
+    unseen: float
+
+    @classmethod
+    def of(cls, policy: Drift, name: str, kind: Kind, natural: Mapping[str, float]) -> _Limits:
+        base = policy.effect if kind == "number" else policy.mass
+        usual, missing = (_finite(natural.get(key)) * HEADROOM for key in (name, MISSING + name))
+        effect = policy.thresholds.get(name, max(base, usual))
+        # What is natural to a category's effect includes its missing rows; a number's missing share has its own.
+        gone = max(policy.mass, effect if kind == "category" else missing)
+        return cls(effect, min(gone, _MISSING_CEILING), max(policy.mass, effect if kind == "category" else 0.0))
+
+
+def _finite(value: float | None) -> float:
+    return value if value is not None and math.isfinite(value) else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
     """What one column shows on both sides."""
 
-    kind: Kind
     rows: int
     reference_rows: int
     values: int
     reference_values: int
-    unseen_share: float
-    effect: float | None
-    psi: float | None
+    unseen: int
+    unseen_usual: float
+    sizes: Sizes | None
 
     @classmethod
-    def of(cls, reference: Array, current: Array, kind: Kind) -> _Seen:
+    def of(cls, reference: Array, current: Array, kind: Kind, seed: int) -> _Seen:
         held, reference_held = present(current, kind), present(reference, kind)
-        values, reference_values = int(np.count_nonzero(held)), int(np.count_nonzero(reference_held))
-        unseen = 0
-        if kind == "category":
-            known = set(reference[reference_held])
-            unseen = sum(value not in known for value in current[held])
-        comparable = min(values, reference_values) if kind == "number" else min(len(current), len(reference))
+        unseen, usual = _unseen(reference[reference_held], current[held]) if kind == "category" else (0, 0.0)
         return cls(
-            kind=kind,
             rows=len(current),
             reference_rows=len(reference),
-            values=values,
-            reference_values=reference_values,
-            unseen_share=unseen / max(len(current), 1),
-            effect=effect(reference, current, kind) if comparable else None,
-            psi=psi(reference, current, kind) if comparable else None,
+            values=int(np.count_nonzero(held)),
+            reference_values=int(np.count_nonzero(reference_held)),
+            unseen=unseen,
+            unseen_usual=usual,
+            sizes=effects.sizes(reference, current, kind, seed=seed),
         )
 
     @property
@@ -239,147 +238,154 @@ class _Seen:
     def reference_null_share(self) -> float:
         return 1 - self.reference_values / self.reference_rows if self.reference_rows else 0.0
 
+    @property
+    def unseen_share(self) -> float:
+        return self.unseen / max(self.rows, 1)
+
+    def exceeds(self, signal: Signal, limits: _Limits) -> bool:
+        """Whether the change is large enough to matter, whatever chance explains."""
+        if signal == "missing":
+            return abs(self.null_share - self.reference_null_share) >= limits.missing
+        if signal == "unseen":
+            return self.unseen_share - self.unseen_usual >= limits.unseen
+        return self.sizes is not None and self.sizes.effect.corrected >= limits.effect
+
+    def numbers(self) -> dict[str, float | int | None]:
+        """The fields of `ColumnDrift` that only say what was seen."""
+        found = self.sizes
+        return {
+            "effect": found.effect.corrected if found else None,
+            "expected": found.effect.expected if found else None,
+            "low": found.effect.low if found else None,
+            "high": found.effect.high if found else None,
+            "psi": found.psi.corrected if found else None,
+            "jensen_shannon": found.jensen_shannon.corrected if found else None,
+            "null_share": self.null_share,
+            "reference_null_share": self.reference_null_share,
+            "unseen_share": self.unseen_share,
+            "rows": self.rows,
+        }
+
     def missing_p_value(self) -> float:
-        """Fisher's exact test of equal missing shares: unlike the z-test it stays valid when few values are missing."""
-        if self.values == self.rows and self.reference_values == self.reference_rows:
+        """Two-sided test of equal missing shares: Fisher's exact one where the normal approximation does not hold."""
+        gone, reference_gone = self.rows - self.values, self.reference_rows - self.reference_values
+        pooled = (gone + reference_gone) / (self.rows + self.reference_rows)
+        if pooled in (0.0, 1.0):
             return 1.0
-        table = [
-            [self.reference_rows - self.reference_values, self.reference_values],
-            [self.rows - self.values, self.values],
-        ]
-        return float(fisher_exact(table)[1])
+        if min(pooled, 1 - pooled) * self.rows_per_side < _FEWEST_FOR_NORMAL:
+            return float(fisher_exact([[reference_gone, self.reference_values], [gone, self.values]])[1])
+        error = math.sqrt(pooled * (1 - pooled) * (1 / self.rows + 1 / self.reference_rows))
+        return float(2 * ndtr(-abs(self.null_share - self.reference_null_share) / error))
 
-    def missing_moved(self, policy: Drift, threshold: float) -> bool:
-        """Whether the missing shares differ by enough to matter.
-
-        What is natural to a category's effect includes its missing rows; a number's does not, so there the policy decides.
-        """
-        limit = policy.effect if self.kind == "number" else threshold
-        return abs(self.null_share - self.reference_null_share) >= min(limit, _MISSING_CEILING)
+    def unseen_p_value(self) -> float:
+        """One-sided test that no more rows are unseen than the reference's own rare categories promise."""
+        usual = min(max(self.unseen_usual, 1 / max(self.reference_values, 1)), 1.0)
+        error = math.sqrt(usual * (1 - usual) * (1 / max(self.rows, 1) + 1 / max(self.reference_rows, 1)))
+        return float(ndtr(-(self.unseen_share - usual) / error)) if error else 1.0
 
 
-def _judge_column(
-    seen: _Seen, policy: Drift, threshold: float, p_value: float | None, is_significant: bool, is_gone: bool
+def _unseen(reference: Array, current: Array) -> tuple[int, float]:
+    """How many of ``current`` the reference does not have, and the share that is to be expected of such.
+
+    Expected is what the categories that the reference has once make up (Good 1953): about as likely as those it missed.
+    """
+    codes, size = encoded(np.concatenate([reference, current]))
+    before, after = (np.bincount(side, minlength=size) for side in (codes[: len(reference)], codes[len(reference) :]))
+    return int(after[before == 0].sum()), float(np.count_nonzero(before == 1) / max(len(reference), 1))
+
+
+def _verdict(
+    policy: Drift,
+    name: str,
+    seen: _Seen,
+    limits: _Limits,
+    signals: Sequence[Signal],
+    p_value: float | None,
+    broken: str | None,
+    earlier: Sequence[Sequence[ColumnDrift]],
 ) -> tuple[Verdict, str]:
-    if is_gone and seen.missing_moved(policy, threshold):
-        return (
-            "drift",
-            f"missing in {seen.null_share:.1%} of the rows, in {seen.reference_null_share:.1%} of the reference",
-        )
+    if broken is not None:
+        return "insufficient_data", broken
+    told = _told(seen, limits, signals, p_value)
+    if signals:
+        before = [any(column.column == name and column.moved for column in columns) for columns in earlier]
+        if _persists(policy, True, before):
+            return "drift", told
+        needed = f"{policy.violations} of {policy.of_last} intervals are drift"
+        return "stable", f"moved in this interval alone ({needed}): {told}"
     if seen.values_per_side < policy.min_rows:
         return "insufficient_data", (
             f"{seen.values} values in the window and {seen.reference_values} in the reference, {policy.min_rows} needed"
         )
-    if p_value is None or seen.effect is None:
+    if p_value is None or seen.sizes is None:
         return "insufficient_data", "no test is possible on these values"
-    evidence = f"effect {seen.effect:.3g} against threshold {threshold:.3g}, p = {p_value:.2g}"
-    if is_significant and seen.effect >= threshold:
-        return "drift", evidence
-    return "stable", evidence if is_significant else f"{evidence} (not significant after correction)"
+    return "stable", told
 
 
-def _judge_window(policy: Drift, rows: int, columns: list[ColumnDrift]) -> tuple[Verdict, str]:
-    if rows < policy.min_rows:
-        return "insufficient_data", f"the window has {rows} rows, {policy.min_rows} are needed"
-    judged = [column for column in columns if column.verdict != "insufficient_data"]
-    if not judged:
-        return "insufficient_data", f"none of {len(columns)} columns has enough values to be tested in {rows} rows"
-    features = [column for column in judged if column.role == "feature"]
-    drifted = [column for column in judged if column.verdict == "drift"]
-    predictions = [column for column in drifted if column.role == "prediction"]
-    moved = len(drifted) - len(predictions)
-    share = moved / len(features) if features else 0.0
-    verdict: Verdict = "drift" if predictions or (moved and share >= policy.share) else "stable"
-    reason = (
-        f"{moved} of {len(features)} testable feature columns drifted ({share:.0%}, limit {policy.share:.0%})"
-        f"{' and the predictions did' if predictions else ''} in {rows} rows"
-    )
-    worst = sorted(drifted or judged, key=_severity, reverse=True)[: _NAMED_COLUMNS if drifted else 1]
-    named = "; ".join(f"{column.column}: {column.reason}" for column in worst)
-    return verdict, f"{reason}; {'worst' if drifted else 'largest effect'} {named}"
+def _told(seen: _Seen, limits: _Limits, signals: Sequence[Signal], p_value: float | None) -> str:
+    parts = []
+    if "missing" in signals:
+        parts.append(
+            f"missing in {seen.null_share:.1%} of the rows, in {seen.reference_null_share:.1%} of the reference"
+        )
+    if "unseen" in signals:
+        parts.append(f"{seen.unseen_share:.1%} of the rows have categories that the reference does not have")
+    if "distribution" in signals or not parts:
+        size = seen.sizes.effect if seen.sizes else None
+        shown = f"{size.corrected:.3g} ({size.low:.3g} to {size.high:.3g})" if size else "unknown"
+        test = "no test is possible" if p_value is None else f"p = {p_value:.2g}"
+        parts.append(f"effect {shown} against threshold {limits.effect:.3g}, {test}")
+    return "; ".join(parts)
 
 
-def _severity(column: ColumnDrift) -> tuple[bool, float]:
-    """Predictions first, then by the larger of effect over threshold and the move of the missing share."""
-    ratio = (column.effect or 0.0) / max(column.threshold, sys.float_info.min)
-    return column.role == "prediction", max(ratio, abs(column.null_share - column.reference_null_share))
+def _persists(policy: Drift, moved: bool, before: Sequence[bool]) -> bool:
+    counted = before[-(policy.of_last - 1) :] if policy.of_last > 1 else []
+    return moved and 1 + sum(counted) >= policy.violations
+
+
+def _column_tier(policy: Drift, role: Role, importance: float | None) -> Tier:
+    if role == "prediction":
+        return "page"
+    if importance is None:
+        return "ticket"
+    return "page" if importance >= policy.share else "log" if importance < NEGLIGIBLE else "ticket"
+
+
+def _tier(
+    policy: Drift,
+    features: Sequence[ColumnDrift],
+    moved: Sequence[ColumnDrift],
+    predictions: Sequence[ColumnDrift],
+    separation: Multivariate | None,
+) -> Tier | None:
+    weights = [column.importance for column in moved]
+    known = [weight for weight in weights if weight is not None]
+    share = sum(known) if len(known) == len(weights) else len(moved) / max(len(features), 1)
+    if predictions or (moved and share >= policy.share):
+        return "page"
+    if any(column.tier != "log" for column in moved) or (separation is not None and separation.verdict == "drift"):
+        return "ticket"
+    return "log" if moved else None
+
+
+def _fault_tier(judged: Sequence[ColumnDrift], faults: Sequence[Fault]) -> Tier:
+    importance = {column.column: column.importance for column in judged}
+    shares = [importance.get(fault.column) if fault.column else None for fault in faults]
+    return "page" if any(share is None or share >= NEGLIGIBLE for share in shares) else "log"
+
+
+def _severity(column: ColumnDrift) -> tuple[float, float, float]:
+    ratio = (column.effect or 0.0) / max(column.threshold, 1e-12)
+    gone = abs(column.null_share - column.reference_null_share)
+    return (column.role == "prediction", max(ratio, gone / _MISSING_CEILING) * (column.importance or 1.0), ratio)
 
 
 def _significant(p_values: Mapping[str, float], policy: Drift) -> set[str]:
-    """The columns that stay significant after the correction for testing all of them.
-
-    Bonferroni bounds the chance of any false find; fdr (Benjamini and Hochberg 1995) the expected share of false finds.
-    """
-    ranked = sorted(p_values, key=lambda name: p_values[name])
+    """The columns that are significant after the correction over all of them."""
+    ranked = sorted(p_values.items(), key=lambda item: (item[1], item[0]))
     count = len(ranked)
     if policy.correction == "bonferroni":
-        return {name for name in ranked if p_values[name] <= policy.p_value / count}
-    passed = [k for k, name in enumerate(ranked, start=1) if p_values[name] <= policy.p_value * k / count]
-    return set(ranked[: max(passed, default=0)])
-
-
-def _comparison(values: Array, kind: Kind) -> Callable[[npt.NDArray[np.bool_]], float]:
-    """A function from 'which rows are current' to the effect of those rows against all others.
-
-    Sorting and coding happen once here, so that many splits of one column can be measured.
-    """
-    if kind == "category":
-        codes, size = _codes(values)
-        return lambda is_current: _variation(codes, size, is_current)
-    held = present(values, kind)
-    order = np.argsort(values[held], kind="stable")
-    ordered = values[held][order]
-    return lambda is_current: _distance(ordered, is_current[held][order])
-
-
-def _distance(ordered: Array, is_current: npt.NDArray[np.bool_]) -> float:
-    """Area between the two empirical distribution functions, in units of the reference's spread."""
-    inside = np.cumsum(is_current)
-    moved = int(inside[-1]) if len(inside) else 0
-    rest = len(ordered) - moved
-    _require_both(rest, moved)
-    # The result has no unit, so an exact power of two may be taken out; without it 1e308 overflows.
-    ordered = np.ldexp(ordered, -math.frexp(max(abs(ordered[0]), abs(ordered[-1])))[1])
-    gap = np.abs(inside / moved - (np.arange(1, len(ordered) + 1) - inside) / rest)
-    area = float(np.sum(gap[:-1] * np.diff(ordered)))
-    if area == 0:
-        return 0.0
-    reference = ordered[~is_current]
-    spread = _spread(reference) or math.sqrt(np.mean(np.square(ordered[is_current] - reference[0])))
-    return min(area / spread, sys.float_info.max)
-
-
-def _spread(ordered: Array) -> float:
-    """Robust standard deviation of sorted values; 0 only when they are all equal."""
-    if ordered[0] == ordered[-1]:
-        return 0.0
-    low, high = np.quantile(ordered, [0.25, 0.75])
-    return float((high - low) / _IQR_OF_NORMAL) or float(np.std(ordered))
-
-
-def _variation(codes: Array, size: int, is_current: npt.NDArray[np.bool_]) -> float:
-    moved = int(np.count_nonzero(is_current))
-    _require_both(len(codes) - moved, moved)
-    inside = np.bincount(codes[is_current], minlength=size) / moved
-    rest = np.bincount(codes[~is_current], minlength=size) / (len(codes) - moved)
-    return min(1.0, math.fsum(np.abs(inside - rest)) / 2)
-
-
-def _codes(values: Array) -> tuple[npt.NDArray[np.intp], int]:
-    """A number per category, missing included, and how many there are."""
-    index: dict[Any, int] = {}
-    keys = (value if value == value else None for value in values)
-    codes = np.fromiter((index.setdefault(key, len(index)) for key in keys), dtype=np.intp, count=len(values))
-    return codes, len(index)
-
-
-def _quantile_edges(reference: Array, bins: int) -> Array:
-    """Inner bin edges at the reference's quantiles; a value at two quantiles is closed in by edges of its own."""
-    inner = np.quantile(reference, np.arange(1, bins) / bins, method="inverted_cdf")
-    edges, times = np.unique(inner, return_counts=True)
-    return np.union1d(edges, np.nextafter(edges[times > 1], np.inf))
-
-
-def _require_both(reference: int, current: int) -> None:
-    if not reference or not current:
-        raise ValueError(f"nothing to compare: {reference} values in the reference, {current} in the current window")
+        return {name for name, p in ranked if p < policy.p_value / count}
+    # Benjamini and Hochberg (1995): the largest rank whose p-value is below its share of the level, and all before it.
+    below = [rank for rank, (_, p) in enumerate(ranked, 1) if p <= policy.p_value * rank / count]
+    return {name for name, _ in ranked[: max(below, default=0)]}

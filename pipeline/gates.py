@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import ndtr, stdtrit
 
-from pipeline.performance import Outcomes, evaluator
+from pipeline.metrics import Outcomes, evaluator
 from pipeline.policies import HIGHER_IS_BETTER, MetricName, Promote
 from pipeline.reports import GateDecision
 

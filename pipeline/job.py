@@ -14,7 +14,21 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import AwareDatetime, Field, field_validator, model_validator
 
 from pipeline.intervals import Cadence, Interval, mixes_intervals
-from pipeline.policies import METRICS, Checks, Drift, MetricName, Model, Name, Performance, Promote, Retrain, Task
+from pipeline.policies import (
+    DECIDING,
+    METRICS,
+    REPORTED_ONLY,
+    Checks,
+    Drift,
+    MetricName,
+    Model,
+    Name,
+    Performance,
+    Promote,
+    Retrain,
+    Share,
+    Task,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,6 +119,17 @@ class Labels(Source):
         gt=timedelta(0),
         description="An interval without any label this long after it matured is an error.",
     )
+    restate_within: timedelta = Field(
+        default=timedelta(days=7),
+        ge=timedelta(0),
+        description="An interval that was measured before all of its labels had come is measured again when more have, this "
+        "long after it matured at most.",
+    )
+    min_completeness: Share = Field(
+        default=0.5,
+        description="An interval with less than this share of the labels that earlier ones had at its age is not judged: "
+        "insufficient_data.",
+    )
 
     @model_validator(mode="after")
     def _one_arrival_rule(self) -> Self:
@@ -167,7 +192,7 @@ class JobSpec(Model):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         # One line per problem: a reader of the file wants all of them.
-        if conflicts := [*self._column_conflicts(), *self._name_conflicts()]:
+        if conflicts := [*self._column_conflicts(), *self._name_conflicts(), *self._policy_conflicts()]:
             raise ValueError("\n".join(conflicts))
         return self
 
@@ -198,13 +223,21 @@ class JobSpec(Model):
         for index, rule in enumerate(self.checks.rules):
             if rule.column not in {*f.columns, *f.key, f.time}:
                 yield f"checks.rules[{index}] names column {rule.column!r}, which features does not declare"
+
+    def _policy_conflicts(self) -> Iterator[str]:
         for column in self.performance.slices:
-            if column not in f.columns:
+            if column not in self.features.columns:
                 yield f"performance.slices names {column!r}, which is not in features.columns"
-        if self.performance.metric and self.performance.metric not in METRICS[self.task]:
+        for column in self.drift.thresholds:
+            if column not in self.drift_columns:
+                yield f"drift.thresholds names {column!r}, which is neither in features.columns nor 'prediction'"
+        metric, usable = self.performance.metric, DECIDING[self.task]
+        if metric and metric not in METRICS[self.task]:
+            yield f"performance.metric {metric!r} does not fit task {self.task!r}; use one of {', '.join(usable)}"
+        elif metric in REPORTED_ONLY:
             yield (
-                f"performance.metric {self.performance.metric!r} does not fit task {self.task!r}; use one of "
-                f"{', '.join(METRICS[self.task])}"
+                f"performance.metric {metric!r} cannot decide, because a model that gives every row the same prediction is "
+                f"best by it; it is reported anyway: use one of {', '.join(usable)}"
             )
 
     @property
@@ -221,6 +254,11 @@ class JobSpec(Model):
     def metric(self) -> MetricName:
         """The metric that decides: ``performance.metric``, or else the first one of the task."""
         return self.performance.metric or METRICS[self.task][0]
+
+    @property
+    def drift_columns(self) -> tuple[str, ...]:
+        """The names by which ``drift.thresholds`` may set a threshold: every feature, and ``prediction``."""
+        return (*self.features.columns, "prediction")
 
     @property
     def feature_partition(self) -> str:

@@ -21,6 +21,7 @@ from pipeline.document import Document, Problem, shown
 from pipeline.errors import InvalidJob, UnknownJob
 from pipeline.intervals import format_instant, parse_instant
 from pipeline.job import JobSpec
+from pipeline.verdicts import Calibration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -134,6 +135,42 @@ def find(name_or_path: str, folder: Path) -> JobSpec:
     )
 
 
+def path_of(name_or_path: str, folder: Path) -> Path:
+    """The file of a job that `find` finds."""
+    job = find(name_or_path, folder)
+    if "/" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
+        return Path(name_or_path)
+    return next(path for path in sorted(folder.glob("*")) if _is_job_file(path) and _declares(path, job.name))
+
+
+def calibration_of(path: Path) -> Path:
+    """Where the thresholds lie that were measured for the job in the file at ``path``."""
+    return path.with_suffix(".calibration.json")
+
+
+def _declares(path: Path, name: str) -> bool:
+    found = _examine(path)
+    return isinstance(found, JobSpec) and found.name == name
+
+
+def _calibrated(job: JobSpec, measured: Path) -> JobSpec:
+    """The job with the thresholds that `pipeline calibrate` measured; those of the job file itself come first."""
+    if not measured.is_file():
+        return job
+    try:
+        found = Calibration.model_validate_json(measured.read_text("utf-8"))
+    except (OSError, ValueError) as err:
+        raise InvalidJob(
+            f"{measured} holds no thresholds of job {job.name!r}",
+            got=str(err).splitlines()[0],
+            left_behind="the job was not loaded",
+            next_step=f"remove the file, or write it anew with 'pipeline calibrate {job.name}'",
+        ) from err
+    known = {name: limit for name, limit in found.thresholds.items() if name in job.drift_columns}
+    drift = job.drift.model_copy(update={"thresholds": {**known, **job.drift.thresholds}})
+    return job.model_copy(update={"drift": drift})
+
+
 def _load_existing(path: Path) -> JobSpec:
     if not path.exists():
         raise UnknownJob(
@@ -173,7 +210,7 @@ def _examine(path: Path) -> JobSpec | BrokenJob:
         document.problems.extend(_explain(err, document))
     else:
         if not document.problems:
-            return _anchored(job, path.absolute().parent)
+            return _anchored(_calibrated(job, calibration_of(path)), path.absolute().parent)
     name = document.values.get("name")
     usable = isinstance(name, str) and _NAME.fullmatch(name)
     ordered = sorted(document.problems, key=lambda problem: problem.line or 0)

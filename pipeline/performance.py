@@ -1,144 +1,26 @@
-"""Realised performance: metrics of predictions against labels, the champion's yardstick, and the verdict.
+"""Realised performance judged: the champion's yardstick, the limit that it sets, and the verdict on one interval.
 
-Pure functions of numpy arrays. All metrics take row weights, so that a bootstrap replicate is one more weighting
-of the same arrays instead of a copy of them.
+Pure functions of values; the metrics themselves are in `pipeline.metrics`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.metrics import Measured, Outcomes, evaluate
 from pipeline.policies import HIGHER_IS_BETTER, MetricName, Performance
-from pipeline.reports import Baseline, Verdict
+from pipeline.reports import Baseline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
-# Probabilities are kept this far from 0 and 1 before a logarithm is taken: the float64 machine epsilon.
-_EPSILON = float(np.finfo(np.float64).eps)
+    from pipeline.verdicts import Verdict
+
 # The median absolute deviation of a normal distribution times this is its standard deviation.
 _MAD_TO_SD = 1.4826
-
-
-@dataclass(frozen=True, slots=True)
-class Outcomes:
-    """Predictions of ``n`` rows beside what really happened.
-
-    ``truth`` and ``prediction`` hold class labels or numbers, shape ``(n,)``. ``scores`` is ``(n, k)`` with one
-    probability per entry of ``classes`` for classification, and ``None`` for regression.
-    """
-
-    truth: NDArray[Any]
-    prediction: NDArray[Any]
-    scores: NDArray[np.float64] | None = None
-    classes: tuple[Any, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.truth)
-
-    def take(self, rows: NDArray[Any]) -> Outcomes:
-        """The outcomes of the selected rows (a mask or an index array)."""
-        scores = None if self.scores is None else self.scores[rows]
-        return Outcomes(self.truth[rows], self.prediction[rows], scores, self.classes)
-
-
-def evaluator(metric: MetricName, outcomes: Outcomes) -> Callable[[NDArray[np.float64]], float]:
-    """A function from row weights ``(n,)`` to the metric's value; NaN where the metric is undefined.
-
-    What does not depend on the weights is computed once. Sources: ``roc_auc`` is the Mann-Whitney probability that a
-    random positive scores above a random negative, ties counting one half (Hanley & McNeil 1982); ``brier`` is the
-    mean squared error of the positive class probability (Brier 1950); ``macro_f1`` is the unweighted mean over
-    classes of ``2 tp / (2 tp + fp + fn)``, a class that neither occurs nor is predicted being left out.
-    """
-    if metric == "roc_auc":
-        return _roc_auc(outcomes)
-    if metric == "macro_f1":
-        return _macro_f1(outcomes)
-    losses = _row_losses(metric, outcomes)
-    if metric == "rmse":
-        return lambda weights: float(np.sqrt(_mean(losses, weights)))
-    return lambda weights: _mean(losses, weights)
-
-
-def evaluate(metric: MetricName, outcomes: Outcomes) -> float | None:
-    """The metric over all rows with equal weights; ``None`` when it is undefined (no rows, one class for roc_auc)."""
-    if len(outcomes) == 0:
-        return None
-    value = evaluator(metric, outcomes)(np.ones(len(outcomes)))
-    return value if np.isfinite(value) else None
-
-
-def _mean(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
-    total = float(weights.sum())
-    return float(values @ weights) / total if total else float("nan")
-
-
-def _row_losses(metric: MetricName, outcomes: Outcomes) -> NDArray[np.float64]:
-    truth, prediction = outcomes.truth, outcomes.prediction
-    losses: NDArray[np.float64]
-    if metric in ("mae", "rmse"):
-        error = prediction.astype(np.float64) - truth.astype(np.float64)
-        losses = np.abs(error) if metric == "mae" else error**2
-    elif metric == "accuracy":
-        losses = (prediction == truth).astype(np.float64)
-    elif metric == "brier":
-        losses = (_scores(outcomes)[:, -1] - (truth == outcomes.classes[-1])) ** 2
-    else:
-        # log_loss: the probability that was given to what happened; a class the model does not know had none.
-        scores = _scores(outcomes)
-        given = np.full(len(outcomes), _EPSILON)
-        for column, label in enumerate(outcomes.classes):
-            happened = truth == label
-            given[happened] = scores[happened, column]
-        losses = -np.log(np.clip(given, _EPSILON, 1.0))
-    return losses
-
-
-def _scores(outcomes: Outcomes) -> NDArray[np.float64]:
-    if outcomes.scores is None:
-        raise ValueError("a metric of probabilities needs scores; these outcomes are of a regression")
-    return outcomes.scores
-
-
-def _roc_auc(outcomes: Outcomes) -> Callable[[NDArray[np.float64]], float]:
-    scores = _scores(outcomes)[:, -1]
-    if not np.isfinite(scores).all():
-        # Sorting would quietly rank a missing score above every other one.
-        return lambda weights: float("nan")
-    happened = outcomes.truth == outcomes.classes[-1]
-    positives, negatives = (
-        rows[np.argsort(scores[rows])] for rows in (np.flatnonzero(happened), np.flatnonzero(~happened))
-    )
-    # Per positive: how many negatives score below it, and how many at most as high.
-    below = np.searchsorted(scores[negatives], scores[positives], side="left")
-    reached = np.searchsorted(scores[negatives], scores[positives], side="right")
-
-    def value(weights: NDArray[np.float64]) -> float:
-        beaten = np.concatenate([[0.0], np.cumsum(weights[negatives])])
-        ups = weights[positives]
-        pairs = float(ups.sum() * beaten[-1])
-        return float(ups @ (beaten[below] + beaten[reached])) / (2 * pairs) if pairs else float("nan")
-
-    return value
-
-
-def _macro_f1(outcomes: Outcomes) -> Callable[[NDArray[np.float64]], float]:
-    labels, codes = np.unique(np.concatenate([outcomes.truth, outcomes.prediction]), return_inverse=True)
-    happened, predicted = np.split(codes, 2)
-    hit = happened == predicted
-
-    def value(weights: NDArray[np.float64]) -> float:
-        sizes = np.bincount(happened, weights, len(labels)) + np.bincount(predicted, weights, len(labels))
-        hits = np.bincount(happened, np.where(hit, weights, 0.0), len(labels))
-        present = sizes > 0
-        return float(np.mean(2 * hits[present] / sizes[present])) if present.any() else float("nan")
-
-    return value
 
 
 def baseline(metric: MetricName, outcomes: Outcomes, interval: NDArray[np.int64]) -> Baseline | None:
@@ -163,20 +45,32 @@ def limit(policy: Performance, metric: MetricName, yardstick: Baseline) -> float
 
 
 def judge(
-    policy: Performance, metric: MetricName, value: float | None, n: int, yardstick: Baseline
+    policy: Performance, metric: MetricName, found: Measured, n: int, yardstick: Baseline
 ) -> tuple[Verdict, str, float | None]:
-    """The verdict on one interval, its reason in one sentence, and the limit that was applied."""
+    """The verdict on one interval, its reason in one sentence, and the limit that was applied.
+
+    Degraded (``drift``) is an interval whose value lies beyond the limit while the better end of its confidence interval
+    does not reach the champion's value at training: what a small interval shows by chance is no degradation.
+    """
     if n < policy.min_labels:
         return "insufficient_data", f"{n} labelled rows, {policy.min_labels} needed.", None
-    if value is None or np.isnan(value):
+    if found.value is None or math.isnan(found.value):
         return "insufficient_data", f"{metric} is undefined.", None
     bound = limit(policy, metric, yardstick)
-    if np.isnan(bound):
+    if math.isnan(bound):
         return "insufficient_data", f"The champion's {metric} at training is undefined.", None
-    degraded = value < bound if HIGHER_IS_BETTER[metric] else value > bound
-    relation = "worse than" if degraded else "within"
+    value, is_higher_better = found.value, HIGHER_IS_BETTER[metric]
+    is_beyond = value < bound if is_higher_better else value > bound
+    better = found.high if is_higher_better else found.low
+    if is_beyond and better is None:
+        return "insufficient_data", f"{metric} {value:.4g} on {n} labelled rows has no confidence interval.", bound
+    reaches = better is not None and (better >= yardstick.value if is_higher_better else better <= yardstick.value)
+    band = f" (95 %: {found.low:.4g} to {found.high:.4g})" if found.low is not None else ""
+    relation = "within the limit" if not is_beyond else "worse than the limit"
     reason = (
-        f"{metric} {value:.4g} on {n} labelled rows is {relation} the limit {bound:.4g} "
-        f"(at training {yardstick.value:.4g}, spread {yardstick.spread:.2g})."
+        f"{metric} {value:.4g}{band} on {n} labelled rows is {relation} {bound:.4g} "
+        f"(at training {yardstick.value:.4g}, spread {yardstick.spread:.2g})"
     )
-    return ("drift" if degraded else "stable"), reason, bound
+    if is_beyond and reaches:
+        return "stable", f"{reason}, but so few rows may show that by chance.", bound
+    return ("drift" if is_beyond else "stable"), f"{reason}.", bound

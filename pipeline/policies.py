@@ -14,21 +14,30 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Task = Literal["binary", "multiclass", "regression"]
-MetricName = Literal["roc_auc", "log_loss", "brier", "accuracy", "macro_f1", "mae", "rmse"]
+MetricName = Literal["roc_auc", "log_loss", "brier", "calibration_error", "accuracy", "macro_f1", "mae", "rmse", "bias"]
 
+# The first of each task is the job's metric unless it names another.
 METRICS: dict[Task, tuple[MetricName, ...]] = {
-    "binary": ("roc_auc", "log_loss", "brier", "accuracy"),
+    "binary": ("roc_auc", "log_loss", "brier", "calibration_error", "accuracy"),
     "multiclass": ("log_loss", "accuracy", "macro_f1"),
-    "regression": ("mae", "rmse"),
+    "regression": ("mae", "rmse", "bias"),
 }
+# Reported, never decided on: predicting the mean of the training for every row is best by either of them.
+REPORTED_ONLY: frozenset[MetricName] = frozenset(("calibration_error", "bias"))
+DECIDING: dict[Task, tuple[MetricName, ...]] = {
+    task: tuple(name for name in names if name not in REPORTED_ONLY) for task, names in METRICS.items()
+}
+# bias is judged by its absolute value.
 HIGHER_IS_BETTER: dict[MetricName, bool] = {
     "roc_auc": True,
     "log_loss": False,
     "brier": False,
+    "calibration_error": False,
     "accuracy": True,
     "macro_f1": True,
     "mae": False,
     "rmse": False,
+    "bias": False,
 }
 
 
@@ -95,6 +104,21 @@ class Checks(Model):
     expectations: tuple[Expectation, ...] = Field(default=(), description="Checks of the partition as a whole.")
 
 
+class Reference(Model):
+    """Which rows the current window is compared with."""
+
+    kind: Literal["training", "previous"] = Field(
+        default="training", description="training: what the model was trained on; previous: the windows before."
+    )
+    windows: int = Field(default=8, ge=2, le=100, description="previous: how many earlier windows.")
+    season: Literal["auto", "none", "hour", "weekday", "month"] = Field(
+        default="auto",
+        description="Compare like with like: the same hour, weekday or month. auto: hours for windows shorter than a day, "
+        "weekdays for those shorter than a week. Too little history of a season falls back to more of it.",
+    )
+    min_intervals: int = Field(default=4, ge=2, description="Intervals of a season that are enough to compare with.")
+
+
 class Drift(Model):
     """When inputs or predictions count as drifted away from the champion's training data."""
 
@@ -106,22 +130,53 @@ class Drift(Model):
     window: int = Field(
         default=1, ge=1, le=366, description="Intervals, ending with the current one, that are compared."
     )
+    reference: Reference = Field(default_factory=Reference, description="What the window is compared with.")
     min_rows: int = Field(
         default=200, ge=2, description="With fewer rows in the window the verdict is insufficient_data."
     )
-    p_value: float = Field(default=0.01, gt=0, lt=1, description="Significance level over all columns together.")
+    p_value: float = Field(default=0.05, gt=0, lt=1, description="Significance level over all columns of one interval.")
     correction: Literal["bonferroni", "fdr"] = Field(default="bonferroni", description="Correction for many columns.")
     effect: float = Field(
         default=0.1,
         ge=0,
-        description="Smallest effect size that counts: normalised Wasserstein distance for numbers, total variation distance "
-        "for categories. It is raised per column to what stretches of the training data already showed.",
+        description="Smallest effect that counts for numbers: normalised Wasserstein distance (0.1 = as if all values had moved "
+        "by a tenth of their standard deviation). It is raised per column to what the training data already showed.",
     )
+    mass: float = Field(
+        default=0.05,
+        ge=0,
+        description="The same for categories and for missing values: share of rows that moved to another category.",
+    )
+    violations: int = Field(default=2, ge=1, description="Intervals in which a column must have moved to be drift ...")
+    of_last: int = Field(default=3, ge=1, description="... among this many latest intervals; the latest must be one.")
     share: Share = Field(
         default=0.3,
-        description="Share of feature columns that must drift for the partition to drift; predictions alone suffice.",
+        description="Share of the features' importance that must drift to be worth a page; predictions alone suffice.",
     )
-    sample_rows: int = Field(default=20_000, ge=100, description="Rows per side that are compared at most.")
+    thresholds: dict[str, float] = Field(
+        default_factory=dict,
+        description="Effect size per column, instead of effect or mass; pipeline calibrate measures them.",
+    )
+    separation: float = Field(
+        default=0.6,
+        ge=0.5,
+        le=1,
+        description="AUC from which a classifier that tells the window from the reference has found something; raised to what "
+        "the training data already showed.",
+    )
+    multivariate: bool = Field(
+        default=True, description="Also let a classifier tell the window from the reference: sees changed correlations."
+    )
+    sample_rows: int = Field(default=50_000, ge=100, description="Rows per side that are compared at most.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.violations > self.of_last:
+            raise ValueError(
+                f"drift.violations ({self.violations}) must not be above drift.of_last ({self.of_last}); lower the first or "
+                "raise the second"
+            )
+        return self
 
 
 class Performance(Model):
@@ -135,13 +190,19 @@ class Performance(Model):
     tolerance: float = Field(
         default=0.05,
         ge=0,
-        description="An interval is degraded when its metric is worse than the champion's at promotion by more than this share "
-        "of it and by more than sigmas.",
+        description="An interval is degraded when its metric is worse than the champion's at training by more than this share "
+        "of it and by more than sigmas, and its 95 % confidence interval does not reach the champion's.",
     )
     sigmas: float = Field(
         default=2.0, ge=0, description="The same limit in robust standard deviations between intervals."
     )
     slices: tuple[str, ...] = Field(default=(), description="Feature columns by which performance is broken down.")
+    min_slice: int = Field(default=30, ge=2, description="A slice with fewer labelled rows has no value.")
+    extra: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")], ...] = Field(
+        default=(),
+        description="Further metrics, reported and never decided on: module:function that takes truth, prediction and scores "
+        "(null for a regression) as arrays and returns a number.",
+    )
     max_rows: int = Field(
         default=2_000_000, ge=1000, description="Rows of one interval that are evaluated at most (sample)."
     )

@@ -127,10 +127,11 @@ def _live(runtime: Runtime, job: JobSpec, interval: Interval, policy: Policy, co
         return f"{label}  {error}"
     course.manifests.append(manifest)
     (drift,) = runtime.monitor(job, interval.start)
+    evaluated, trouble = runtime.evaluate(job, interval.end, strict=False), ""
     try:
-        evaluated, trouble = runtime.evaluate(job, interval.end), ""
+        runtime.require_measured(job, interval.end)
     except (LabelsOverdue, ContractViolation) as error:
-        evaluated, trouble = [], str(error)
+        trouble = str(error)
     course.alerts += (drift.verdict == "drift") + sum(r.verdict == "drift" for r in evaluated)
     acted = _act(runtime, job, interval, policy, course)
     value = f"{job.metric} {evaluated[-1].value:.4g}" if evaluated and evaluated[-1].value is not None else ""

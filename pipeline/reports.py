@@ -16,7 +16,6 @@ from pipeline.intervals import Interval
 if TYPE_CHECKING:
     from datetime import datetime
 
-Verdict = Literal["stable", "drift", "insufficient_data"]
 DecisionKind = Literal["trigger", "gate", "promotion", "rollback"]
 
 
@@ -155,69 +154,6 @@ class QuarantineSummary(Report):
     rejected_files: tuple[RejectedFile, ...]
 
 
-class ColumnDrift(Report):
-    """How far one column moved from the reference; shares are fractions of the rows."""
-
-    column: str
-    role: Literal["feature", "prediction"]
-    kind: Literal["number", "category"]
-    verdict: Verdict
-    p_value: float | None
-    effect: float | None = Field(description="Normalised Wasserstein (number) or total variation distance (category).")
-    threshold: float = Field(description="Effect size from which the column counts as drifted.")
-    psi: float | None
-    null_share: float
-    reference_null_share: float
-    unseen_share: float = Field(description="Share of rows with a category that the reference does not have.")
-    rows: int
-    reason: str
-
-
-class DriftReport(Report):
-    """The drift verdict of one interval, with the evidence for every column."""
-
-    job: str
-    start: AwareDatetime
-    end: AwareDatetime
-    verdict: Verdict
-    reason: str
-    rows: int
-    window_start: AwareDatetime
-    model_version: int
-    detector: str
-    columns: tuple[ColumnDrift, ...]
-    report_uri: str | None = None
-    quiet: bool = False
-
-
-class SliceMetric(Report):
-    """One metric on one slice of one interval; ``slice`` is ``all`` or ``column=value``."""
-
-    metric: str
-    slice: str
-    value: float | None
-    n: int
-
-
-class PerformanceReport(Report):
-    """Realised performance of one matured interval, in the units of its metrics."""
-
-    job: str
-    start: AwareDatetime
-    end: AwareDatetime
-    as_of: AwareDatetime
-    verdict: Verdict = Field(description="drift means degraded beyond the limit.")
-    reason: str
-    metric: str
-    value: float | None
-    limit: float | None = Field(description="The metric value from which the interval counts as degraded.")
-    n: int
-    rows_scored: int
-    model_version: int
-    slices: tuple[SliceMetric, ...]
-    quiet: bool = False
-
-
 class TriggerDecision(Report):
     """Whether to train now, and why."""
 
@@ -290,6 +226,21 @@ class Profile(Report):
     baseline: Baseline
     effects: dict[str, float] = Field(
         description="Per column, the largest effect size that stretches of the training period showed against the whole."
+    )
+    seasonal: dict[str, dict[str, float]] = Field(
+        default_factory=dict,
+        description="The same per season, within which stretches were compared: weekday, hour, ...",
+    )
+    separation: float | None = Field(
+        default=None,
+        description="Largest AUC by which a classifier told stretches of the training period from the rest.",
+    )
+    importance: dict[str, float] = Field(
+        default_factory=dict,
+        description="Per feature, its share of what moves the predictions; the shares add up to 1.",
+    )
+    volumes: dict[str, int] = Field(
+        default_factory=dict, description="Rows of each interval of the period: start -> rows."
     )
     classes: tuple[str, ...] = ()
 

@@ -16,7 +16,19 @@ from pipeline.ledger import Ledger
 from pipeline.registry import Registry
 from pipeline.reports import TriggerDecision
 from pipeline.settings import Settings
-from pipeline.steps import champion, changes, evaluate, monitor, plan, promote, quarantine, restate, retrain, score
+from pipeline.steps import (
+    calibrate,
+    champion,
+    changes,
+    evaluate,
+    monitor,
+    plan,
+    promote,
+    quarantine,
+    restate,
+    retrain,
+    score,
+)
 from pipeline.steps.context import JobContext
 from pipeline.storage import Inputs, ReadLimits, Storage
 
@@ -25,17 +37,10 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from pipeline.job import JobSpec
-    from pipeline.reports import (
-        Decision,
-        DriftReport,
-        Manifest,
-        PerformanceReport,
-        Promotion,
-        QuarantineSummary,
-        RetrainReport,
-    )
+    from pipeline.reports import Decision, Manifest, Promotion, QuarantineSummary, RetrainReport
     from pipeline.steps.plan import ModelPolicy
     from pipeline.steps.restate import Withdrawal
+    from pipeline.verdicts import Calibration, DriftReport, Incident, PerformanceReport
 
 # A staged file younger than this may belong to a run that is still going.
 _STAGING_AGE = timedelta(hours=24)
@@ -156,12 +161,23 @@ class Runtime:
         for interval in intervals(job, start, end):
             yield monitor.monitor(ctx, interval, quiet=quiet)
 
-    def evaluate(self, job: JobSpec, as_of: datetime, *, quiet: bool = False) -> list[PerformanceReport]:
-        """Realised performance of the intervals that matured by ``as_of`` and were not measured yet, oldest first.
+    def evaluate(
+        self, job: JobSpec, as_of: datetime, *, quiet: bool = False, strict: bool = True
+    ) -> list[PerformanceReport]:
+        """Realised performance of the intervals that matured by ``as_of`` and are new or more completely labelled.
 
-        ``quiet`` reports, of a backfill, never lead to a training. Raises what `pipeline.steps.evaluate` raises.
+        Oldest first. ``quiet`` reports, of a backfill, never lead to a training. Once all is recorded it raises what
+        `require_measured` raises, if any report is new and loud; without ``strict`` that is left to the caller.
         """
-        return evaluate.evaluate(self.context(job), as_of, quiet=quiet)
+        ctx = self.context(job)
+        reports = evaluate.evaluate(ctx, as_of, quiet=quiet)
+        if strict and not all(report.quiet for report in reports):
+            evaluate.require_measured(ctx, as_of)
+        return reports
+
+    def require_measured(self, job: JobSpec, as_of: datetime) -> None:
+        """Raise `ContractViolation` or `LabelsOverdue` for what the evaluation at ``as_of`` could not measure."""
+        evaluate.require_measured(self.context(job), as_of)
 
     def decide(self, job: JobSpec, as_of: datetime) -> TriggerDecision:
         """The recorded decision whether to train at ``as_of``; raises `NoChampion` before the first promotion."""
@@ -260,6 +276,18 @@ class Runtime:
                 for d in reversed(self.ledger.decisions(job.name, last=_SHOWN_DECISIONS))
             ],
         }
+
+    def calibrate(self, job: JobSpec, start: datetime, end: datetime, *, budget: float) -> Calibration:
+        """The thresholds under which history from ``start`` to ``end`` raises at most ``budget`` alarms per interval.
+
+        Raises `NoData` when that history is too short. Nothing is changed by it.
+        """
+        span = intervals(job, start, end)
+        return calibrate.calibrate(self.context(job), Interval(span[0].start, span[-1].end), budget=budget)
+
+    def incidents(self, job: JobSpec, open_only: bool = True) -> list[Incident]:
+        """The job's open incidents, or with ``open_only=False`` all there ever were, by opening."""
+        return self.ledger.incidents(job.name, open_only=open_only)
 
     def explain(self, id: str) -> Decision:
         """The recorded decision of that id; raises `InvalidRequest` for an unknown one."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pipeline.reports import Manifest
 
 Json = dict[str, Any]
+_EVIDENCE = {"columns", "multivariate", "faults", "sketch", "rests_on"}  # of a drift report; the ledger has it
 _NAMED = 10  # columns or intervals that a result lists by name; counts are always complete
 
 
@@ -47,14 +48,16 @@ def restate(name: str, start: str, *, quiet: bool) -> Json:
 
 
 def monitor(name: str, start: str, *, quiet: bool) -> Json:
-    """Judge the drift of one published interval; returns verdict, reason and the drifted columns."""
+    """Judge the drift of one published interval; returns verdict, reason, and the drifted and the broken columns."""
     with Runtime.open() as runtime:
         job = runtime.job(name)
         (report,) = runtime.monitor(job, parse_instant(start), quiet=quiet)
         drifted = [c.column for c in report.columns if c.verdict == "drift"]
-        kept = report.model_dump(mode="json", exclude={"columns"})
+        broken = [f"{fault.column or 'partition'}: {fault.kind}" for fault in report.faults]
         return {
-            **kept,
+            **report.model_dump(mode="json", exclude=_EVIDENCE),
+            "auc": report.multivariate.auc if report.multivariate else None,
+            "faults": broken[:_NAMED],
             "drifted": len(drifted),
             "columns": drifted[:_NAMED],
             "report": _report(job, report.start, "drift"),
@@ -62,19 +65,29 @@ def monitor(name: str, start: str, *, quiet: bool) -> Json:
 
 
 def evaluate(name: str, as_of: datetime, *, quiet: bool) -> Json:
-    """Evaluate what matured by ``as_of``; returns counts and the latest value of the job's metric."""
+    """Evaluate what matured by ``as_of``; returns counts and the latest value of the job's metric.
+
+    Intervals that cannot be measured are recorded; `report_unmeasured` raises for them, once the event is out.
+    """
     with Runtime.open() as runtime:
         job = runtime.job(name)
-        reports = runtime.evaluate(job, as_of, quiet=quiet)
+        reports = runtime.evaluate(job, as_of, quiet=quiet, strict=False)
         return {
             "job": name,
             "as_of": format_instant(as_of),
             "quiet": quiet,
             "evaluated": len(reports),
+            "restated": sum(report.restated for report in reports),
             "degraded": sum(report.verdict == "drift" for report in reports),
             "metric": job.metric,
             "latest": reports[-1].value if reports else None,
         }
+
+
+def report_unmeasured(name: str, as_of: str) -> None:
+    """Raise `ContractViolation` or `LabelsOverdue` for what the evaluation at ``as_of`` could not measure."""
+    with Runtime.open() as runtime:
+        runtime.require_measured(runtime.job(name), parse_instant(as_of))
 
 
 def decide(name: str, as_of: datetime | None, *, manual: bool) -> Json | None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from pipeline.policies import Retrain
-    from pipeline.reports import DriftReport, PerformanceReport
+    from pipeline.verdicts import DriftReport, PerformanceReport
 
     _Report = DriftReport | PerformanceReport
     Cause = Literal["degradation", "drift", "schedule"]
@@ -33,14 +33,17 @@ def decide(
     counts. Only reports on the present champion count; quiet ones (from backfills) and those of intervals that had not
     ended by ``as_of`` never do. A cause needs ``violations`` of the ``of_last`` latest reports, the latest included.
     Degradation is named before drift, because it is the damage itself, and both before the schedule. No cause is acted
-    upon before the cooldown since ``last_trained`` is over.
+    upon before the cooldown since ``last_trained`` is over, and none while the latest interval's data is broken: a model
+    would learn the defect.
     """
     if not policy.enabled:
         return TriggerDecision(fire=False, cause="none", reason="Retraining is switched off (retrain.enabled: false).")
+    if broken := _broken(as_of, drift):
+        return TriggerDecision(fire=False, cause="none", reason=f"Nothing is trained on {broken}.")
     by_cause: dict[Cause, Sequence[_Report]] = {"degradation": performance, "drift": drift}
     for cause, reports in by_cause.items():
         latest = _latest(policy, as_of, champion_version, reports)
-        violations = [report for report in latest if report.verdict == "drift"]
+        violations = [report for report in latest if report.is_violation]
         if len(violations) >= policy.violations and violations[-1] is latest[-1]:
             found = (
                 f"{cause.capitalize()}: {len(violations)} of the last {len(latest)} intervals violate "
@@ -53,6 +56,14 @@ def decide(
     return TriggerDecision(
         fire=False, cause="none", reason="No cause to train: too few violations in the latest intervals."
     )
+
+
+def _broken(as_of: datetime, reports: Sequence[DriftReport]) -> str:
+    """What is broken in the data of the latest interval; empty when nothing is."""
+    latest = max((r for r in reports if r.end <= as_of and not r.quiet), key=lambda r: r.start, default=None)
+    if latest is None or not latest.faults:
+        return ""
+    return f"broken data ({format_instant(latest.start)}: {latest.reason.removeprefix('broken data: ')})"
 
 
 def _latest(policy: Retrain, as_of: datetime, champion_version: int, reports: Sequence[_Report]) -> list[_Report]:

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from pipeline import jobfile
-from pipeline.commands import jobs_folder
+from pipeline.commands import jobs_folder, opened
 from pipeline.errors import InvalidJob, InvalidRequest
 from pipeline.intervals import format_instant
 from pipeline.job import JobSpec
@@ -50,7 +50,9 @@ def init(args: argparse.Namespace) -> Answer:
 
 
 def check(args: argparse.Namespace) -> Answer:
-    """Validate one job file, or all of the folder."""
+    """Validate one job file, or all of the folder, and find the user's own metrics."""
+    from pipeline.steps import user_metrics
+
     folder = jobs_folder()
     if args.job:
         good = {args.job: jobfile.find(args.job, folder)}
@@ -58,6 +60,8 @@ def check(args: argparse.Namespace) -> Answer:
         good, broken = jobfile.load_all(folder)
         if broken:
             raise InvalidJob("\n".join(str(b.error()) for b in broken), left_behind="nothing was changed")
+    for job in good.values():
+        user_metrics.load(job)
     jobs = [
         {
             "name": j.name,
@@ -70,6 +74,32 @@ def check(args: argparse.Namespace) -> Answer:
     return {"valid": jobs}, [f"{j['name']}: valid, every {j['interval']} from {j['start']}" for j in jobs] or [
         f"no job in {folder}"
     ]
+
+
+def calibrate(args: argparse.Namespace) -> Answer:
+    """Measure thresholds on the job's history and write them beside the job file."""
+    if args.budget < 2:
+        raise InvalidRequest(
+            f"a budget of one false alarm per {args.budget} intervals is none",
+            expected="--budget of at least 2",
+            got=str(args.budget),
+            next_step="pass a larger one, such as 90",
+        )
+    path = jobfile.path_of(args.job, jobs_folder())
+    with opened() as runtime:
+        found = runtime.calibrate(jobfile.load(path), args.start, args.end, budget=1 / args.budget)
+    out = jobfile.calibration_of(path)
+    if not args.dry_run:
+        staged = out.with_suffix(".json.new")
+        staged.write_text(found.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        staged.replace(out)
+    lines = [
+        f"{found.intervals} intervals compared with others of {found.season}: {found.rate:.2%} would alarm (95 %: at most "
+        f"{found.at_most:.2%}; budget {found.budget:.2%}; thresholds until now {found.before:.2%})",
+        *(f"  {name}: {limit:.3g}" for name, limit in sorted(found.thresholds.items())),
+        "nothing was written" if args.dry_run else f"wrote {out}; it is used from the next run on",
+    ]
+    return {**found.model_dump(mode="json"), "path": None if args.dry_run else str(out)}, lines
 
 
 def schema(args: argparse.Namespace) -> Answer:

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
     from pipeline.commands import Answer
     from pipeline.job import JobSpec
-    from pipeline.reports import DriftReport, Manifest
+    from pipeline.reports import Manifest
     from pipeline.runtime import Runtime
+    from pipeline.verdicts import DriftReport
 
 
 _UNCHANGED = "no published interval within the lookback has changed input"
@@ -134,7 +135,9 @@ def evaluate(args: argparse.Namespace) -> Answer:
     """Reports on what matured."""
     with opened() as runtime:
         reports = runtime.evaluate(runtime.job(args.job), args.as_of)
-    lines = [f"{format_instant(r.start)}  {r.verdict}  {r.reason}" for r in reports]
+    lines = [
+        f"{format_instant(r.start)}  {r.verdict}{' (restated)' if r.restated else ''}  {r.reason}" for r in reports
+    ]
     return {"reports": [r.model_dump(mode="json") for r in reports]}, lines or [
-        "no interval matured since the last evaluation"
+        "no interval matured since the last evaluation, and no label has come for the others"
     ]

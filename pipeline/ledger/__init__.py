@@ -1,4 +1,4 @@
-"""The ledger: append-only history of plans, manifests, verdicts, decisions, promotions and registered models.
+"""The ledger: append-only history of plans, manifests, verdicts, incidents, decisions, promotions and models.
 
 SQL through SQLAlchemy Core. Rows are only ever added. Must not decide anything, and must not read a clock of its own.
 """

@@ -69,6 +69,13 @@ decisions = _table(
     _instant("at"),
     index=("job",),
 )
+incidents = _table(
+    "incidents",
+    sa.Column("incident", sa.Text, nullable=False),
+    _instant("opened"),
+    sa.Column("is_open", sa.Integer, nullable=False),
+    index=("job", "incident"),
+)
 promotions = _table("promotions", _instant("effective_at"), index=("job", "effective_at"))
 models = _table(
     "models",

@@ -11,18 +11,9 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from pipeline.errors import InvalidRequest, LedgerUnavailable, ModelTampered
 from pipeline.intervals import Interval
-from pipeline.ledger import database
-from pipeline.reports import (
-    Decision,
-    DecisionKind,
-    DriftReport,
-    Manifest,
-    PerformanceReport,
-    Promotion,
-    RegisteredModel,
-    Report,
-    ScoringPlan,
-)
+from pipeline.ledger import database, incidents, performance
+from pipeline.reports import Decision, DecisionKind, Manifest, Promotion, RegisteredModel, Report, ScoringPlan
+from pipeline.verdicts import DriftReport, Incident, PerformanceReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -96,16 +87,7 @@ class Ledger:
 
     def unmeasured(self, job: str, *, ended_by: datetime) -> list[Manifest]:
         """Of `manifests`, those whose rows no recorded performance report has measured, by start."""
-        own, newer, done = database.manifests.c, database.manifests.alias().c, database.performance.c
-        same = [newer[name] == own[name] for name in ("job", "interval_start", "interval_end")]
-        at = [done[name] == own[name] for name in ("job", "interval_start", "interval_end")]
-        query = sa.select(own.payload).where(
-            own.job == job,
-            own.interval_end <= _microseconds(ended_by),
-            own.id == sa.select(sa.func.max(newer.id)).where(*same).scalar_subquery(),
-            ~sa.exists().where(*at, done.measured == own.id),
-        )
-        return self._read(Manifest, query.order_by(own.interval_start, own.interval_end))
+        return self._read(Manifest, performance.unmeasured(job, _microseconds(ended_by)))
 
     def published(self, job: str) -> tuple[int, Manifest | None, Manifest | None]:
         """How many intervals have a manifest, and the manifests of the first and of the latest one."""
@@ -125,15 +107,23 @@ class Ledger:
         self._record_interval(database.drift, report, Interval(report.start, report.end), facts=_loudness(report))
 
     def drift(
-        self, job: str, *, ended_by: datetime | None = None, last: int | None = None, loud_on: int | None = None
+        self,
+        job: str,
+        *,
+        since: datetime | None = None,
+        ended_by: datetime | None = None,
+        last: int | None = None,
+        loud_on: int | None = None,
     ) -> list[DriftReport]:
-        """The latest drift report of each interval with ``end <= ended_by``, by start; only the ``last`` n of them.
+        """The latest drift report of each interval with ``since < end <= ended_by``, by start; only the ``last`` n of them.
 
         ``loud_on`` leaves out quiet reports and those on other model versions before anything is counted.
         """
         where = [database.drift.c.job == job]
         if loud_on is not None:
             where.append(database.drift.c.loud_version == loud_on)
+        if since is not None:
+            where.append(database.drift.c.interval_end > _microseconds(since))
         if ended_by is not None:
             where.append(database.drift.c.interval_end <= _microseconds(ended_by))
         return self._latest(DriftReport, database.drift, where, last=last)
@@ -154,15 +144,18 @@ class Ledger:
         job: str,
         *,
         interval: Interval | None = None,
+        since: datetime | None = None,
         as_of: datetime | None = None,
         last: int | None = None,
         loud_on: int | None = None,
     ) -> list[PerformanceReport]:
         """What was known at ``as_of``: per interval the report with the latest ``as_of`` not after it, by start.
 
-        Only the one ``interval``, or the ``last`` n of them; ``loud_on`` as in `drift`.
+        Only the one ``interval``, those that ended after ``since``, or the ``last`` n of them; ``loud_on`` as in `drift`.
         """
         where = [database.performance.c.job == job]
+        if since is not None:
+            where.append(database.performance.c.interval_end > _microseconds(since))
         if interval is not None:
             where += _at(database.performance, _interval_keys(interval))
         if loud_on is not None:
@@ -170,6 +163,33 @@ class Ledger:
         if as_of is not None:
             where.append(database.performance.c.as_of <= _microseconds(as_of))
         return self._latest(PerformanceReport, database.performance, where, database.performance.c.as_of, last=last)
+
+    def performance_at(self, job: str, as_of: datetime) -> list[PerformanceReport]:
+        """The reports of exactly this ``as_of``, of each interval the one recorded last, by start."""
+        where = [database.performance.c.job == job, database.performance.c.as_of == _microseconds(as_of)]
+        return self._latest(PerformanceReport, database.performance, where)
+
+    def performance_course(self, job: str, *, as_of: datetime, last: int) -> list[PerformanceReport]:
+        """The ``last`` n reports by ``as_of``, those included that later ones on the same interval superseded."""
+        return self._read(PerformanceReport, performance.latest(job, _microseconds(as_of), last))[::-1]
+
+    def record_incident(self, incident: Incident) -> None:
+        """Record the state of an incident, unless it is the latest one already."""
+        self.revise_incidents(incident.job, lambda known: [] if incident in known else [incident])
+
+    def revise_incidents(self, job: str, revise: Callable[[list[Incident]], list[Incident]]) -> list[Incident]:
+        """What ``revise`` makes of all incidents of the job, recorded; nobody else writes between reading and recording."""
+        with self._writing() as connection:
+            known = connection.scalars(incidents.latest(job, open_only=False, last=None))
+            revised = revise([Incident.model_validate_json(payload) for payload in known][::-1])
+            for incident in revised:
+                row = incidents.facts(incident, _microseconds(incident.opened))
+                self._insert(connection, database.incidents, job, incident, row)
+        return revised
+
+    def incidents(self, job: str, *, open_only: bool = False, last: int | None = None) -> list[Incident]:
+        """The latest state of each incident of the job, by opening; only the ``last`` n opened of them."""
+        return self._read(Incident, incidents.latest(job, open_only=open_only, last=last))[::-1]
 
     def record_decision(self, decision: Decision) -> None:
         """Record a decision; one with a known id is the same decision and is not recorded again."""

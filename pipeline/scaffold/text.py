@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from pipeline.intervals import format_instant
-from pipeline.policies import METRICS
+from pipeline.policies import DECIDING
 from pipeline.scaffold.columns import Feature, LeftOut
 from pipeline.scaffold.pace import Pace, iso, reachable
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from pipeline.scaffold.request import Request
 
+# Rows that tell a shift of a tenth of a standard deviation from chance.
+_ROWS_OF_A_WINDOW = 500
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 
 
@@ -53,7 +55,7 @@ def job_file(request: Request, findings: Findings) -> str:
         _labels(request, findings),
         _model(),
         _checks(features),
-        _drift(findings),
+        _drift(request, findings),
         _performance(request, findings),
         _retrain(findings),
         _promote(findings),
@@ -168,17 +170,27 @@ def _rules(column: Feature) -> list[str]:
     return found
 
 
-def _drift(findings: Findings) -> str:
-    window = findings.pace.drift_window
+def _drift(request: Request, findings: Findings) -> str:
+    # Large intervals are compared one by one, like with like; small ones need company, a whole cycle of it.
+    window = 1 if findings.rows >= _ROWS_OF_A_WINDOW else findings.pace.drift_window
+    meant = (
+        "compared with the same hours or weekdays"
+        if window == 1
+        else "a whole cycle, so that its ups and downs are no drift"
+    )
     return f"""
-# When inputs or predictions count as drifted away from the champion's training data.
+# When inputs or predictions count as drifted away from the champion's training data. Thresholds that suit the job's own
+# history are measured by: pipeline calibrate {request.name} --from T --to T
 drift:
   detector: alibi  # alibi-detect needs a licence in production; scipy runs the same tests without one
-  window: {window}  # intervals compared at a time; a whole cycle, so that its ups and downs are no drift
+  window: {window}  # intervals looked at together: {meant}
   min_rows: {reachable(findings.rows * window, 200, 2)}  # fewer rows in the window: insufficient_data
-  p_value: 0.01  # over all columns together
-  effect: 0.1  # smallest effect size that counts
-  share: 0.3  # this share of the columns must drift, or the predictions
+  p_value: 0.05  # over all columns together
+  effect: 0.1  # smallest shift of a number that counts, in standard deviations
+  mass: 0.05  # smallest share of rows that moved to another category, or lost their value
+  violations: 2  # a column drifts when it moved in so many ...
+  of_last: 3  # ... of so many latest intervals
+  share: 0.3  # features with this share of the importance must drift to be a page, or the predictions
 """
 
 
@@ -186,7 +198,7 @@ def _performance(request: Request, findings: Findings) -> str:
     return f"""
 # How realised performance is judged once labels have arrived.
 performance:
-  metric: {METRICS[request.task][0]}  # fits the task: {", ".join(METRICS[request.task])}
+  metric: {DECIDING[request.task][0]}  # fits the task: {", ".join(DECIDING[request.task])}
   min_labels: {reachable(findings.labelled, 50, 2)}  # fewer labelled rows in an interval: insufficient_data
   tolerance: 0.05  # degraded: worse than the champion at its promotion by more than this share ...
   sigmas: 2.0  # ... and by more than this many deviations between intervals

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 DataSet = Literal["predictions", "quarantine", "monitoring/drift", "monitoring/performance"]
 # Columns that steps add to tables in memory; the names cannot clash with a job's own columns in a file.
 LABEL, INTERVAL, PREDICTION = "__label__", "__interval__", "__prediction__"
+_ADDED = {LABEL, INTERVAL, PREDICTION}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ class JobContext:
 
         Raises `ContractViolation` when the job has come to declare others than the model was trained on, or another task.
         """
-        trained = {f.name: pa.types.is_string(f.type) for f in model.reference.schema if f.name != PREDICTION}
+        trained = {f.name: pa.types.is_string(f.type) for f in model.reference.schema if f.name not in _ADDED}
         declared = {name: column.type == "category" for name, column in self.job.features.columns.items()}
         if trained == declared and bool(model.profile.classes) == (self.job.task != "regression"):
             return {name: self.job.features.columns[name] for name in trained}

@@ -2,67 +2,115 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import TYPE_CHECKING, Any
+import logging
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from pipeline import engine, performance, windows
+from pipeline import maturity, pages, performance, windows
 from pipeline.errors import ContractViolation, LabelsOverdue, NoData
 from pipeline.intervals import format_instant
-from pipeline.job import Column
-from pipeline.performance import Outcomes
 from pipeline.policies import METRICS
-from pipeline.reports import PerformanceReport, SliceMetric
-from pipeline.steps import labels, plan, validate
-from pipeline.steps.context import LABEL
-from pipeline.steps.sampling import KeySample
+from pipeline.steps import incidents, labels, measure, truth, user_metrics
+from pipeline.verdicts import PerformanceReport, SliceMetric
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
+    from typing import Literal
 
-    from numpy.typing import NDArray
-
-    from pipeline.registry import LoadedModel
+    from pipeline.maturity import Curve
+    from pipeline.metrics import UserMetric
     from pipeline.reports import Manifest
     from pipeline.steps.context import JobContext
+    from pipeline.verdicts import DriftReport
 
+    Cause = Literal["concept", "inputs", "broken_data"]
+
+_LOG = logging.getLogger(__name__)
 _OVERDUE, _BROKEN = "Labels are overdue", "Not measurable"
-_ALL = "all"
-_AS_TEXT = Column(type="category")
-# Slices of one column at most; the rows of rarer levels are measured together.
-_MOST_LEVELS = 100
+# Reports whose course a page shows.
+_SHOWN = 60
+# A feature with less than this share of the importance explains no loss of performance.
+_NEGLIGIBLE = 0.01
+_EXPLAINED: dict[Cause, str] = {
+    "concept": "while the inputs are stable: what they mean has changed",
+    "inputs": "while the inputs drifted: the model meets data that it was not trained on",
+    "broken_data": "on broken data",
+}
 
 
 def evaluate(ctx: JobContext, as_of: datetime, *, quiet: bool = False) -> list[PerformanceReport]:
-    """New reports on the intervals that matured by ``as_of`` and were not measured yet, oldest first.
+    """New reports on the intervals that matured by ``as_of``, oldest first.
 
-    Only labels that had arrived by ``as_of`` count. An interval without any label is tried again at every later call and
-    reported when there is news. Once ``labels.overdue_after`` has passed it raises `LabelsOverdue`, and one whose
-    predictions or labels cannot be used `ContractViolation`: each one time, after everything else was evaluated. A
-    backfilled interval is always evaluated quietly, and quiet reports raise neither.
+    Those are the intervals that were not measured yet, and those measured within ``labels.restate_within`` before all of
+    their labels had come, of which more have come since: the new report supersedes. Only labels that had arrived by
+    ``as_of`` count. An interval without any label, or whose predictions or labels cannot be used, is tried again at every
+    later call and reported when there is news; `require_measured` raises for it. A backfilled interval is always evaluated
+    quietly. Raises `InvalidJob` when a metric of ``performance.extra`` cannot be imported.
     """
+    extra = user_metrics.load(ctx.job)
+    matured = windows.matured_by(ctx.job, as_of)
+    known = ctx.ledger.performance_course(ctx.job.name, as_of=as_of, last=maturity.REPORTS)
+    curve = maturity.learn(known, settled_before=matured - ctx.job.labels.restate_within)
     reports = []
-    for manifest in ctx.ledger.unmeasured(ctx.job.name, ended_by=windows.matured_by(ctx.job, as_of)):
+    for manifest, earlier in _due(ctx, as_of):
+        is_quiet = quiet or manifest.quiet
         try:
-            report = _evaluate(ctx, manifest, as_of, quiet or manifest.quiet)
+            report = _evaluate(ctx, manifest, as_of, is_quiet, curve, extra)
         except (ContractViolation, NoData) as error:
-            report = _unmeasurable(ctx, manifest, as_of, quiet or manifest.quiet, f"{_BROKEN}: {error}")
+            report = _unmeasurable(ctx, manifest, as_of, is_quiet, f"{_BROKEN}: {error}")
+        if earlier is not None:
+            if report.n <= earlier.n:
+                if report.reason.startswith(_BROKEN):
+                    _LOG.warning("%s keeps its report, measuring it again failed: %s", manifest.interval, report.reason)
+                continue
+            report = report.model_copy(update={"restated": True})
         measured = report.n > 0 or report.rows_scored == 0
         if not measured and _is_known(ctx, manifest, report):
             continue
         _publish(ctx, report)
         ctx.ledger.record_performance(report, manifest if measured else None)
+        incidents.follow(ctx, report)
         reports.append(report)
-    loud = [report for report in reports if not report.quiet]
+    return reports
+
+
+def require_measured(ctx: JobContext, as_of: datetime) -> None:
+    """Raise for intervals that the evaluation of exactly this ``as_of`` found news of and could not measure.
+
+    `ContractViolation` when the predictions or labels of any cannot be used, else `LabelsOverdue` when no label came within
+    ``labels.overdue_after`` after maturity. The same trouble is recorded once, so later evaluations do not raise it again.
+    Quiet reports raise neither.
+    """
+    loud = [report for report in ctx.ledger.performance_at(ctx.job.name, as_of) if not report.quiet]
     if broken := [report for report in loud if report.reason.startswith(_BROKEN)]:
         raise _broken_error(ctx, broken)
     if overdue := [report for report in loud if report.reason.startswith(_OVERDUE)]:
         raise _overdue_error(ctx, overdue)
-    return reports
+
+
+def _due(ctx: JobContext, as_of: datetime) -> Iterator[tuple[Manifest, PerformanceReport | None]]:
+    """What is to be measured by start, with the earlier report where that had not seen all labels."""
+    job, matured = ctx.job, windows.matured_by(ctx.job, as_of)
+    found: dict[datetime, tuple[Manifest, PerformanceReport | None]] = {
+        manifest.start: (manifest, None) for manifest in ctx.ledger.unmeasured(job.name, ended_by=matured)
+    }
+    since = matured - job.labels.restate_within
+    latest = {report.start: report for report in ctx.ledger.performance(job.name, since=since)}
+    for manifest in ctx.ledger.manifests(job.name, since=since, ended_by=matured):
+        earlier = latest.get(manifest.start)
+        if manifest.start not in found and earlier is not None and _may_grow(ctx, manifest, earlier, as_of):
+            found[manifest.start] = manifest, earlier
+    yield from (found[start] for start in sorted(found))
+
+
+def _may_grow(ctx: JobContext, manifest: Manifest, earlier: PerformanceReport, as_of: datetime) -> bool:
+    """Whether labels may have come since the report; told by a listing, nothing is read."""
+    seen = earlier.maturity
+    if seen is None or seen.labelled >= seen.rows or earlier.as_of > as_of:
+        return False
+    return (seen.pending is not None and seen.pending <= as_of) or labels.state(ctx, manifest.interval) != seen.files
 
 
 def _is_known(ctx: JobContext, manifest: Manifest, report: PerformanceReport) -> bool:
@@ -75,37 +123,70 @@ def _is_known(ctx: JobContext, manifest: Manifest, report: PerformanceReport) ->
     return same and (report.quiet or not earlier.quiet)
 
 
-def _evaluate(ctx: JobContext, manifest: Manifest, as_of: datetime, quiet: bool) -> PerformanceReport:
+def _evaluate(
+    ctx: JobContext,
+    manifest: Manifest,
+    as_of: datetime,
+    quiet: bool,
+    curve: Curve,
+    extra: Mapping[str, UserMetric],
+) -> PerformanceReport:
     job = ctx.job
-    # A feed that stopped leaves many intervals to look at again and again: that must cost no more than a listing each.
-    come = labels.files(ctx, manifest.interval)
-    joined = labels.join(ctx, _predictions(ctx, manifest), manifest.interval, as_of) if come else None
-    if joined is None or joined.num_rows == 0:
+    seen = measure.labelled(ctx, manifest, as_of)
+    if seen is None or seen.table.num_rows == 0:
         is_due = as_of >= manifest.end + job.labels.mature_after + job.labels.overdue_after
         reason = f"{_OVERDUE}: none of" if is_due and manifest.rows_scored else "No label has come yet for"
         return _unmeasurable(ctx, manifest, as_of, quiet, f"{reason} {manifest.rows_scored} rows.")
-    model = ctx.load(manifest.model_version)
-    measured = outcomes(ctx, joined, model)
-    metrics = _metrics(ctx, measured, _slice_levels(ctx, manifest, joined))
-    value = next(m.value for m in metrics if m.metric == job.metric and m.slice == _ALL)
-    verdict, reason, limit = performance.judge(
-        job.performance, job.metric, value, len(measured), model.profile.baseline
-    )
+    model, n = ctx.load(manifest.model_version), seen.table.num_rows
+    found, slices = measure.measure(ctx, manifest, model, seen.table, extra)
+    complete = maturity.assess(curve, age=as_of - manifest.end, labelled=n, rows=seen.rows)
+    verdict, reason, limit = performance.judge(job.performance, job.metric, found, n, model.profile.baseline)
+    shortfall = maturity.shortfall(complete, job.labels.min_completeness)
+    if shortfall and verdict != "insufficient_data":
+        verdict, reason, limit = "insufficient_data", shortfall, None
+    cause = _cause(ctx, manifest) if verdict == "drift" else None
     return PerformanceReport(
         job=job.name,
         start=manifest.start,
         end=manifest.end,
         as_of=as_of,
         verdict=verdict,
-        reason=reason,
+        reason=f"{reason.removesuffix('.')}, {_EXPLAINED[cause]}." if cause else reason,
         metric=job.metric,
-        value=value,
+        value=found.value,
+        low=found.low,
+        high=found.high,
         limit=limit,
-        n=len(measured),
+        n=n,
         rows_scored=manifest.rows_scored,
         model_version=manifest.model_version,
-        slices=metrics,
+        slices=slices,
+        cause=cause,
+        label=None if shortfall else truth.compare(ctx, model, manifest, seen.table, as_of),
+        maturity=complete.model_copy(update={"files": seen.files, "pending": seen.pending}),
         quiet=quiet,
+    )
+
+
+def _cause(ctx: JobContext, manifest: Manifest) -> Cause | None:
+    """What degraded performance is put down to, after the interval's drift report; ``None`` when that cannot tell."""
+    found = ctx.ledger.drift(ctx.job.name, since=manifest.start, ended_by=manifest.end)
+    report = next((known for known in reversed(found) if known.start == manifest.start), None)
+    if report is None:
+        return None
+    if report.faults:
+        return "broken_data"
+    if report.verdict == "drift" or _has_moved(report):
+        return "inputs"
+    return "concept" if report.verdict == "stable" else None
+
+
+def _has_moved(report: DriftReport) -> bool:
+    """Whether inputs moved that matter, be it in this interval alone: then they are not stable either."""
+    together = report.multivariate
+    return (together is not None and together.moved) or any(
+        column.moved and column.role == "feature" and (column.importance is None or column.importance >= _NEGLIGIBLE)
+        for column in report.columns
     )
 
 
@@ -123,92 +204,9 @@ def _unmeasurable(ctx: JobContext, manifest: Manifest, as_of: datetime, quiet: b
         n=0,
         rows_scored=manifest.rows_scored,
         model_version=manifest.model_version,
-        slices=tuple(SliceMetric(metric=name, slice=_ALL, value=None, n=0) for name in METRICS[ctx.job.task]),
+        slices=tuple(SliceMetric(metric=name, slice=measure.ALL, value=None, n=0) for name in METRICS[ctx.job.task]),
         quiet=quiet,
     )
-
-
-def _predictions(ctx: JobContext, manifest: Manifest) -> pa.Table:
-    """Key, time, prediction and score columns of the published rows, at most ``performance.max_rows`` of them."""
-    job = ctx.job
-    files = ctx.inputs.files(f"{ctx.output}/predictions", [job.output_partition(manifest.interval)])
-    if [file.sha256 for file in files] != [manifest.sha256]:
-        raise ContractViolation(
-            f"job {job.name!r}: the published file of {manifest.interval} is not the one that its manifest records",
-            expected=f"one file with sha256 {manifest.sha256}",
-            got=", ".join(f"sha256 {file.sha256}" for file in files) or "no file",
-            next_step=f"pipeline score {job.name} --start {format_instant(manifest.start)} publishes it again",
-        )
-    names = [name for name in ctx.inputs.schema(files[0]).names if name != "model_version"]
-    sample = KeySample(job.features.key, job.performance.max_rows, job.model.seed)
-    for batch in ctx.inputs.batches(files, names):
-        sample.add(batch)
-    table = sample.table()
-    return ctx.storage.read(manifest.path, names) if table is None else table
-
-
-def outcomes(ctx: JobContext, joined: pa.Table, model: LoadedModel) -> Outcomes:
-    """The outcomes of published rows that have been joined with their labels.
-
-    Raises `ContractViolation` for labels that cannot be classes of the model.
-    """
-    if ctx.job.task == "regression":
-        return Outcomes(joined[LABEL].to_numpy(), joined["prediction"].to_numpy())
-    names = [name for name in joined.column_names if name == "score" or name.startswith("score_")]
-    scores = np.column_stack([joined[name].to_numpy() for name in names])
-    if ctx.job.task == "binary":
-        scores = np.column_stack([1 - scores, scores])
-    classes = tuple(np.asarray(model.estimator.classes_).tolist())
-    truth = joined[LABEL].to_numpy()
-    known = pa.array(classes)
-    strange = sorted({str(v) for v in pc.unique(joined[LABEL]).to_pylist()} - {str(v) for v in classes})
-    if joined[LABEL].type != known.type or (strange and ctx.job.task == "binary"):
-        raise ContractViolation(
-            f"job {ctx.job.name!r}: the labels in column {ctx.job.labels.column!r} are no classes of version "
-            f"{model.ref.version}",
-            expected=f"{known.type} values {', '.join(map(str, classes))}",
-            got=f"{joined[LABEL].type} values {', '.join((strange or [str(v) for v in truth])[:5])}",
-            next_step=f"fix the labels, or train on the new ones: pipeline retrain {ctx.job.name} --as-of T --reason TEXT",
-        )
-    return Outcomes(truth, joined["prediction"].to_numpy(), scores, classes)
-
-
-def _slice_levels(ctx: JobContext, manifest: Manifest, joined: pa.Table) -> dict[str, NDArray[Any]]:
-    """Per column of ``performance.slices`` the level of each row, as text; read again from the input."""
-    job = ctx.job
-    if not job.performance.slices:
-        return {}
-    order = np.argsort(hashes := engine.row_hashes(joined, job.features.key))
-    ordered = hashes[order]
-    levels = {name: np.full(joined.num_rows, "(null)", dtype=object) for name in job.performance.slices}
-    for batch in validate.accepted(ctx, manifest.interval, plan.scored_files(ctx, manifest.interval)):
-        asked = engine.row_hashes(batch, job.features.key)
-        at = np.minimum(np.searchsorted(ordered, asked), len(ordered) - 1)
-        mine = np.flatnonzero(ordered[at] == asked)
-        frame = engine.to_frame(batch.take(pa.array(mine)), dict.fromkeys(levels, _AS_TEXT))
-        for name, values in levels.items():
-            texts = frame[name].to_numpy()
-            held = np.array([text is not None for text in texts], dtype=bool)
-            values[order[at[mine[held]]]] = texts[held]
-    return levels
-
-
-def _metrics(ctx: JobContext, measured: Outcomes, levels: Mapping[str, NDArray[Any]]) -> tuple[SliceMetric, ...]:
-    rows = [
-        SliceMetric(metric=name, slice=_ALL, value=performance.evaluate(name, measured), n=len(measured))
-        for name in METRICS[ctx.job.task]
-    ]
-    for column, values in levels.items():
-        counts = Counter(values.tolist())
-        named = sorted(counts, key=lambda level: (-counts[level], level))[:_MOST_LEVELS]
-        parts = {level: values == level for level in sorted(named)}
-        if len(named) < len(counts):
-            parts["(other)"] = ~np.isin(values, named)
-        for level, mask in parts.items():
-            part = measured.take(mask)
-            value = performance.evaluate(ctx.job.metric, part)
-            rows.append(SliceMetric(metric=ctx.job.metric, slice=f"{column}={level}", value=value, n=len(part)))
-    return tuple(rows)
 
 
 def _publish(ctx: JobContext, report: PerformanceReport) -> None:
@@ -219,8 +217,9 @@ def _publish(ctx: JobContext, report: PerformanceReport) -> None:
             "interval_end": report.end,
             "as_of": report.as_of,
             "model_version": report.model_version,
-            "verdict": report.verdict if m.metric == report.metric and m.slice == "all" else None,
+            "verdict": report.verdict if m.metric == report.metric and m.slice == measure.ALL else None,
             "rows_scored": report.rows_scored,
+            "labelled_share": report.maturity.share if report.maturity else None,
             **m.model_dump(),
         }
         for m in report.slices
@@ -230,6 +229,11 @@ def _publish(ctx: JobContext, report: PerformanceReport) -> None:
         for batch in table.to_batches():
             staged.write(batch)
         staged.publish(expected_rows=table.num_rows)
+    history = ctx.ledger.performance(ctx.job.name, as_of=report.as_of, last=_SHOWN)
+    earlier = [known for known in history if known.start < report.start]
+    ctx.storage.write_text(
+        ctx.report_uri("performance", ctx.job.interval(report.start)), pages.performance_page(report, earlier)
+    )
 
 
 def _overdue_error(ctx: JobContext, overdue: Sequence[PerformanceReport]) -> LabelsOverdue:
@@ -270,5 +274,8 @@ _SCHEMA = pa.schema(
         ("n", pa.int64()),
         ("rows_scored", pa.int64()),
         ("verdict", pa.string()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("labelled_share", pa.float64()),
     ]
 )

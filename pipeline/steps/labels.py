@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +31,20 @@ _NUMBERS = (*rules.NUMERIC, "null")
 _CLASSES = (*_NUMBERS, "text", "boolean")
 
 
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The rows whose label had arrived, and the earliest later arrival of which the label files already tell."""
+
+    rows: pa.Table
+    pending: datetime | None
+
+
 def join(ctx: JobContext, rows: pa.Table, interval: Interval, as_of: datetime) -> pa.Table:
+    """The rows of `joined`."""
+    return joined(ctx, rows, interval, as_of).rows
+
+
+def joined(ctx: JobContext, rows: pa.Table, interval: Interval, as_of: datetime) -> Joined:
     """Those of ``rows`` whose label had arrived by ``as_of``, in their order, with the label in column ``__label__``.
 
     ``rows`` must hold the key and time columns of one interval. Label files are streamed; only labels of these rows are
@@ -41,18 +55,20 @@ def join(ctx: JobContext, rows: pa.Table, interval: Interval, as_of: datetime) -
     Raises `ContractViolation` when the label files lack a column, or when keys or labels are of a kind that cannot be
     compared with the features' keys or cannot be a label of the task.
     """
-    known = _known(ctx, rows, interval, as_of) if rows.num_rows else None
+    known, pending = _known(ctx, rows, interval, as_of) if rows.num_rows else (None, None)
     if known is None:
-        return rows.slice(0, 0).append_column(LABEL, pa.nulls(0))
+        return Joined(rows.slice(0, 0).append_column(LABEL, pa.nulls(0)), pending)
     key = list(ctx.job.features.key)
     numbered = _keys(rows, key).append_column(_ROW, pa.array(np.arange(rows.num_rows)))
     found = numbered.join(known, keys=key, join_type="inner").sort_by(_ROW)
-    joined = rows.take(found[_ROW]).append_column(LABEL, found[LABEL])
+    labelled = rows.take(found[_ROW]).append_column(LABEL, found[LABEL])
     delay = ctx.job.labels.delay
-    if delay is not None:
-        happened = canonical(joined[ctx.job.features.time])
-        joined = joined.filter(pc.less_equal(happened, pa.scalar(as_of - delay, _INSTANT)))
-    return joined
+    if delay is None:
+        return Joined(labelled, pending)
+    happened = canonical(labelled[ctx.job.features.time])
+    has_come = pc.less_equal(happened, pa.scalar(as_of - delay, _INSTANT))
+    earliest = _earliest(happened.filter(pc.invert(has_come)))
+    return Joined(labelled.filter(has_come), earliest + delay if earliest else None)
 
 
 def files(ctx: JobContext, interval: Interval) -> list[InputFile]:
@@ -60,12 +76,22 @@ def files(ctx: JobContext, interval: Interval) -> list[InputFile]:
     return ctx.inputs.files(ctx.job.labels.uri, partitions(ctx.job.label_partition, interval))
 
 
-def _known(ctx: JobContext, rows: pa.Table, interval: Interval, as_of: datetime) -> pa.Table | None:
-    """Key and label of those rows whose label had arrived, one row per key; ``None`` when there is none."""
+def state(ctx: JobContext, interval: Interval) -> str:
+    """What the file system tells of the interval's label files; while it is the same, none has come or changed."""
+    return ctx.inputs.state(ctx.job.labels.uri, partitions(ctx.job.label_partition, interval))
+
+
+def _known(
+    ctx: JobContext, rows: pa.Table, interval: Interval, as_of: datetime
+) -> tuple[pa.Table | None, datetime | None]:
+    """Key and label of those rows whose label had arrived, one row per key, and when the next label of them arrives.
+
+    Either is ``None`` when there is none.
+    """
     job, labels = ctx.job, ctx.job.labels
     key = list(job.features.key)
     hashes = np.sort(engine.row_hashes(rows, key))
-    parts = []
+    parts, later = [], []
     for file in files(ctx, interval):
         schema = ctx.inputs.schema(file)
         columns = [*key, labels.column, *([labels.available_at] if labels.available_at else [])]
@@ -73,19 +99,30 @@ def _known(ctx: JobContext, rows: pa.Table, interval: Interval, as_of: datetime)
         within = interval if _tells_intervals(ctx, schema) else None
         wanted = dict.fromkeys([*columns, *([job.features.time] if within else [])])
         for batch in ctx.inputs.batches([file], list(wanted)):
-            arrived = _arrived(ctx, pa.Table.from_batches([batch]), within, as_of)
+            labelled = _labelled(ctx, pa.Table.from_batches([batch]), within)
             # Different keys may share a hash; the join sorts them out.
-            mine = arrived.filter(pa.array(_contains(hashes, engine.row_hashes(arrived, key))))
+            mine = labelled.filter(pa.array(_contains(hashes, engine.row_hashes(labelled, key))))
+            if labels.available_at:
+                arrives = canonical(mine[labels.available_at])
+                has_come = pc.less_equal(arrives, pa.scalar(as_of, _INSTANT))
+                later.append(_earliest(arrives.filter(pc.invert(has_come))))
+                mine = mine.filter(has_come)
             if mine.num_rows:
                 parts.append(_canonical(ctx, interval, mine, rows.schema))
+    pending = min((instant for instant in later if instant), default=None)
     if not parts:
-        return None
+        return None, pending
     if len({str(part.schema) for part in parts}) > 1:
         raise _unusable(ctx, interval, "their files disagree about the label's type", "one type", "several")
     table = pa.concat_tables(parts).sort_by(_ARRIVED)
     # Threads would make "last" mean any; the sort above makes it mean the latest.
     latest = pa.TableGroupBy(table, key, use_threads=False).aggregate([(LABEL, "last")])
-    return latest.select([*key, f"{LABEL}_last"]).rename_columns([*key, LABEL])
+    return latest.select([*key, f"{LABEL}_last"]).rename_columns([*key, LABEL]), pending
+
+
+def _earliest(instants: pa.ChunkedArray) -> datetime | None:
+    found: datetime | None = pc.min(instants).as_py()
+    return found
 
 
 def _tells_intervals(ctx: JobContext, schema: pa.Schema) -> bool:
@@ -117,12 +154,9 @@ def _check(
         raise _unusable(ctx, interval, "; ".join(problems), expected, f"{', '.join(schema.names)} in {path}")
 
 
-def _arrived(ctx: JobContext, table: pa.Table, within: Interval | None, as_of: datetime) -> pa.Table:
-    """The rows with a label that had arrived; with ``within`` only those of its time."""
-    labels = ctx.job.labels
-    keep = pc.invert(pc.is_null(_plain(table[labels.column]), nan_is_null=True))
-    if labels.available_at:
-        keep = pc.and_(keep, pc.less_equal(canonical(table[labels.available_at]), pa.scalar(as_of, _INSTANT)))
+def _labelled(ctx: JobContext, table: pa.Table, within: Interval | None) -> pa.Table:
+    """The rows with a label; with ``within`` only those of its time."""
+    keep = pc.invert(pc.is_null(_plain(table[ctx.job.labels.column]), nan_is_null=True))
     if within is not None:
         happened = canonical(table[ctx.job.features.time])
         keep = pc.and_(keep, pc.greater_equal(happened, pa.scalar(within.start, _INSTANT)))

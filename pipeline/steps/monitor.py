@@ -2,37 +2,69 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+import logging
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline import detectors, drift, engine, pages, windows
-from pipeline.errors import ContractViolation, InvalidRequest, NoData
-from pipeline.intervals import format_instant
-from pipeline.reports import DriftReport
-from pipeline.steps import plan, validate
+from pipeline import breakage, detectors, drift, effects, engine, impact, pages, windows
+from pipeline.errors import InvalidRequest, TerminalError
+from pipeline.intervals import Interval, format_instant
+from pipeline.steps import current, estimate, history, incidents, profile, reference
 from pipeline.steps.context import PREDICTION
-from pipeline.steps.sampling import KeySample, comparable
+from pipeline.verdicts import DriftReport
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from pipeline.intervals import Interval
+    from pipeline.effects import Distribution
+    from pipeline.pooling import Kinds
     from pipeline.registry import LoadedModel
     from pipeline.steps.context import JobContext
+    from pipeline.steps.current import Window
+    from pipeline.steps.reference import Columns, Compared
+    from pipeline.verdicts import ColumnDrift, Fault, Multivariate
 
-Columns = dict[str, np.ndarray[Any, Any]]
+_LOG = logging.getLogger(__name__)
+# Reports whose course a page shows.
+_SHOWN = 60
+_SEPARATION_ROWS = 4_000
+_IMPACT_ROWS, _IMPACT_COLUMNS = 2_000, 10
+_SHOWN_AS = {PREDICTION: "prediction"}
 
 
 def monitor(ctx: JobContext, interval: Interval, *, quiet: bool = False) -> DriftReport:
     """The drift verdict of a published interval, written to ``monitoring/drift``, the ledger and an HTML page.
 
-    The window's rows are read again and scored by the interval's own model, so the verdict does not depend on which
-    other intervals were published before. Earlier intervals of the window whose input breaks the contract are left out,
-    and the reason says so. A backfilled interval is always judged quietly. Raises `InvalidRequest` when the interval was
-    not published, `NoData` when its input is gone, and `ContractViolation` when it no longer fits the job.
+    The window's rows are read again and scored by the interval's own model. A column that moved drifts once earlier
+    intervals, judged with the same model, moved too; what they showed is taken from the ledger. Earlier intervals of the
+    window whose input breaks the contract are left out, and the reason says so. A backfilled interval is always judged
+    quietly. Reports on later intervals that rest on this one are made again if it changes what they rest on: in whatever
+    order intervals are monitored, also at the same time, their verdicts come out the same.
+
+    Raises `InvalidRequest` when the interval was not published, `NoData` when its input is gone, and `ContractViolation`
+    when it no longer fits the job.
     """
+    report = _report(ctx, interval, quiet)
+    for later in history.resting(ctx, interval):
+        if not history.is_outdated(ctx, ctx.load(later.model_version), later):
+            continue
+        if later.start == interval.start:
+            report = _report(ctx, interval, quiet)
+        else:
+            _make_again(ctx, later)
+    return report
+
+
+def _make_again(ctx: JobContext, report: DriftReport) -> None:
+    try:
+        _report(ctx, Interval(report.start, report.end), report.quiet)
+    except TerminalError as error:  # that interval's own trouble, told when it is monitored
+        _LOG.warning("the drift report of %s is out of date: %s", format_instant(report.start), error)
+
+
+def _report(ctx: JobContext, interval: Interval, quiet: bool) -> DriftReport:
     job = ctx.job
     manifest = ctx.ledger.manifest(job.name, interval)
     if manifest is None:
@@ -43,138 +75,176 @@ def monitor(ctx: JobContext, interval: Interval, *, quiet: bool = False) -> Drif
             next_step=f"pipeline score {job.name} --start {format_instant(interval.start)}",
         )
     model = ctx.load(manifest.model_version)
-    window = windows.monitored(job, interval)
-    sample, left_out = _window_sample(ctx, window)
-    current = columns(ctx, model, sample)
-    reference = reference_columns(ctx, model)
-    kinds = comparison_kinds(ctx)
-    detector = detectors.detector(job.drift.detector)
-    roles: dict[str, Literal["feature", "prediction"]] = {
-        name: "prediction" if name == PREDICTION else "feature" for name in kinds
-    }
-    enough = sample.num_rows >= job.drift.min_rows
-    p_values: Mapping[str, float | None] = (
-        detector.p_values(reference, current, kinds) if enough else dict.fromkeys(kinds)
-    )
-    verdict, reason, judged = drift.judge(
-        job.drift,
-        reference=reference,
-        current=current,
-        kinds=kinds,
-        roles=roles,
-        p_values=p_values,
-        natural=model.profile.effects,
-    )
-    named = tuple(c.model_copy(update={"column": "prediction"}) if c.role == "prediction" else c for c in judged)
+    span = windows.monitored(job, interval)
+    seen = current.window(ctx, span)
+    compared = reference.compared(ctx, model, span)
+    columns = reference.columns(ctx, model, seen.rows)
+    earlier = history.earlier(ctx, interval, model.ref.version)
+    usual = reference.usual_rows(ctx, model, interval)
+    faults = _faults(ctx, model, compared, columns, seen, usual, earlier)
+    judged, separation = _judged(ctx, model, compared, columns, faults, earlier)
+    judged = _with_impact(ctx, model, compared, seen.rows, judged)
+    verdict, reason, tier = drift.window(job.drift, seen.rows.num_rows, judged, separation, faults)
     report = DriftReport(
         job=job.name,
         start=interval.start,
         end=interval.end,
         verdict=verdict,
-        reason=f"{reason.replace(PREDICTION, 'prediction')}{left_out}",
-        rows=sample.num_rows,
-        window_start=window.start,
+        reason=f"{reason}{seen.left_out}",
+        tier=tier,
+        rows=seen.rows.num_rows,
+        window_start=span.start,
         model_version=model.ref.version,
-        detector=detector.name,
-        columns=named,
+        detector=job.drift.detector,
+        reference=compared.described,
+        columns=judged,
+        multivariate=separation,
+        faults=faults,
+        interval_rows=seen.interval_rows,
+        usual_rows=float(np.median(usual)) if usual else None,
+        sketch=seen.sketch,
+        estimate=estimate.estimate(ctx, model, seen.rows, columns, interval) if not faults else None,
+        rests_on=history.rests_on(
+            ctx, interval, rows=seen.interval_rows, sketch=seen.sketch, reports=earlier, usual=usual
+        ),
         report_uri=ctx.report_uri("drift", interval),
         quiet=quiet or manifest.quiet,
     )
-    _publish(ctx, interval, report)
+    _publish(ctx, interval, report, _distributions(compared.sample, columns, reference.comparison_kinds(ctx)))
     ctx.ledger.record_drift(report)
+    incidents.follow(ctx, report)
     return report
 
 
-def comparison_kinds(ctx: JobContext) -> dict[str, Literal["number", "category"]]:
-    """What is compared: every feature, and the prediction (its probability for a binary job)."""
-    return {**ctx.kinds, PREDICTION: "category" if ctx.job.task == "multiclass" else "number"}
-
-
-def columns(ctx: JobContext, model: LoadedModel, rows: pa.Table) -> Columns:
-    """Feature columns and the model's predictions of ``rows``, one array entry per row, as `pipeline.drift.Sample`."""
-    frame = engine.to_frame(rows, ctx.model_columns(model))
-    arrays: Columns = {name: frame[name].to_numpy() for name in frame.columns}
-    arrays[PREDICTION] = (
-        predicted(ctx, engine.predict(model.estimator, frame, ctx.job.task)) if len(frame) else np.empty(0)
+def _faults(
+    ctx: JobContext,
+    model: LoadedModel,
+    compared: Compared,
+    columns: Columns,
+    seen: Window,
+    usual: Sequence[int],
+    earlier: Sequence[DriftReport],
+) -> tuple[Fault, ...]:
+    return breakage.find(
+        compared.sample,
+        columns,
+        ctx.kinds,
+        rows=seen.interval_rows,
+        usual_rows=usual,
+        sketch=seen.sketch,
+        earlier={format_instant(report.start): report.sketch for report in earlier},
+        duplicated_share=seen.duplicated,
+        usual_duplicated_share=current.duplicated(ctx, model.reference),
+        stretch=compared.starts,
     )
-    return arrays
 
 
-def predicted(ctx: JobContext, predictions: engine.Predictions) -> np.ndarray[Any, Any]:
-    """One array entry per row that stands for its prediction.
-
-    The positive class's probability (binary), the number (regression), or the class as text (multiclass).
-    """
-    if ctx.job.task == "multiclass":
-        return np.array([str(label) for label in predictions.labels], dtype=object)
-    if predictions.scores is not None:
-        return predictions.scores[:, -1]
-    return predictions.labels.astype(np.float64)
-
-
-def reference_columns(ctx: JobContext, model: LoadedModel) -> Columns:
-    """The reference sample that travels with the model, as `pipeline.drift.Sample`.
-
-    Predictions are known for its holdout rows only, so their array is the shorter one.
-    """
-    frame = engine.to_frame(model.reference, ctx.job.features.columns)
-    arrays: Columns = {name: frame[name].to_numpy() for name in frame.columns}
-    held = model.reference[PREDICTION].drop_null()
-    arrays[PREDICTION] = np.array(held.to_pylist(), dtype=object) if pa.types.is_string(held.type) else held.to_numpy()
-    return arrays
-
-
-def _window_sample(ctx: JobContext, window: Interval) -> tuple[pa.Table, str]:
-    """At most ``drift.sample_rows`` rows of the window, and a sentence on the intervals that are not among them."""
-    job = ctx.job
-    sample = KeySample(job.features.key, job.drift.sample_rows, job.model.seed)
-    broken: list[str] = []
-    # The monitored interval comes first: it was published, so it did fit; the earlier ones may never have.
-    for part in reversed(list(job.cadence.split(window))):
-        own = KeySample(job.features.key, job.drift.sample_rows, job.model.seed)
-        try:
-            files = plan.scored_files(ctx, part)
-            for rows in comparable(job, validate.accepted(ctx, part, files) if files else ()):
-                own.add(rows)
-            if (found := own.table()) is not None:
-                sample.add(found)
-        except ContractViolation:
-            if part.end == window.end:
-                raise
-            broken.insert(0, format_instant(part.start))
-        if part.end == window.end and own.table() is None:
-            raise NoData(
-                f"job {job.name!r}: the input of {part} is gone, so its drift cannot be judged",
-                expected=f"the files that were scored, under {job.features.uri}",
-                got="no file",
-                next_step="restore the input",
-            )
-    table = sample.table()
-    assert table is not None  # the monitored interval's own rows were added
-    said = f"; left out of the window, because their input breaks the contract: {', '.join(broken)}" if broken else ""
-    return table, said
+def _judged(
+    ctx: JobContext,
+    model: LoadedModel,
+    compared: Compared,
+    columns: Columns,
+    faults: Sequence[Fault],
+    earlier: Sequence[DriftReport],
+) -> tuple[tuple[ColumnDrift, ...], Multivariate | None]:
+    job, kinds = ctx.job, reference.comparison_kinds(ctx)
+    detector = detectors.detector(job.drift.detector)
+    rows = len(columns[PREDICTION])
+    p_values: Mapping[str, float | None] = (
+        detector.p_values(compared.sample, columns, kinds) if rows >= job.drift.min_rows else dict.fromkeys(kinds)
+    )
+    before = history.in_a_row(ctx, earlier)
+    judged = drift.columns(
+        job.drift,
+        reference=compared.sample,
+        current=columns,
+        kinds=kinds,
+        roles={name: "prediction" if name == PREDICTION else "feature" for name in kinds},
+        p_values=p_values,
+        natural=compared.natural,
+        importance=model.profile.importance or None,
+        faults=faults,
+        earlier=[[_internal(column) for column in report.columns] for report in before],
+        seed=job.model.seed,
+    )
+    judged = tuple(c.model_copy(update={"column": _SHOWN_AS.get(c.column, c.column)}) for c in judged)
+    if not job.drift.multivariate or rows < job.drift.min_rows:
+        return judged, None
+    found = detector.separation(compared.sample, columns, ctx.kinds, rows=_SEPARATION_ROWS, seed=job.model.seed)
+    if found is None:
+        return judged, None
+    return judged, drift.multivariate(
+        job.drift,
+        auc=found.auc,
+        p_value=found.p_value,
+        ranked=found.ranked,
+        rows=found.rows,
+        natural=model.profile.separation,
+        earlier=[report.multivariate for report in before],
+    )
 
 
-def _publish(ctx: JobContext, interval: Interval, report: DriftReport) -> None:
-    rows = [
-        {
-            "job": report.job,
-            "interval_start": report.start,
-            "interval_end": report.end,
-            "interval_verdict": report.verdict,
-            "model_version": report.model_version,
-            "detector": report.detector,
-            "window_rows": report.rows,
-            **c.model_dump(),
-        }
-        for c in report.columns
+def _internal(column: ColumnDrift) -> ColumnDrift:
+    return column.model_copy(update={"column": PREDICTION}) if column.role == "prediction" else column
+
+
+def _with_impact(
+    ctx: JobContext, model: LoadedModel, compared: Compared, rows: pa.Table, judged: tuple[ColumnDrift, ...]
+) -> tuple[ColumnDrift, ...]:
+    """The features that moved most, with what their shift does to the predictions."""
+    moved = sorted((c for c in judged if c.moved and c.role == "feature"), key=lambda c: -(c.effect or 0.0))
+    if not moved:
+        return judged
+    few = rows.take(pa.array(np.arange(0, rows.num_rows, max(rows.num_rows // _IMPACT_ROWS, 1))))
+    frame = engine.to_frame(few, ctx.model_columns(model))
+    usual = reference.predicted(ctx, engine.predict(model.estimator, frame, ctx.job.task))
+    known = reference.values(reference.held_out(model.reference)[PREDICTION])
+    spread = 1.0 if usual.dtype == object else float(np.std(known))
+    found = {}
+    for column in moved[:_IMPACT_COLUMNS]:
+        name = column.column
+        back = impact.undone(compared.sample[name], frame[name].to_numpy(), column.kind, ctx.job.model.seed)
+        other = reference.predicted(ctx, engine.predict(model.estimator, frame.assign(**{name: back}), ctx.job.task))
+        found[name] = profile.difference(usual, other) / spread if spread > 0 else 0.0
+    return tuple(c.model_copy(update={"impact": found[c.column]}) if c.column in found else c for c in judged)
+
+
+def _distributions(sample: Columns, columns: Columns, kinds: Kinds) -> dict[str, Distribution]:
+    found = {}
+    for name, kind in kinds.items():
+        drawn = effects.distribution(sample[name], columns[name], kind)
+        if drawn is not None:
+            found[_SHOWN_AS.get(name, name)] = drawn
+    return found
+
+
+def _publish(
+    ctx: JobContext, interval: Interval, report: DriftReport, distributions: Mapping[str, Distribution]
+) -> None:
+    shared = {
+        "job": report.job,
+        "interval_start": report.start,
+        "interval_end": report.end,
+        "interval_verdict": report.verdict,
+        "interval_tier": report.tier,
+        "model_version": report.model_version,
+        "detector": report.detector,
+        "reference": report.reference,
+        "window_rows": report.rows,
+    }
+    faults = {fault.column or "": fault.kind for fault in report.faults}
+    rows: list[dict[str, Any]] = [
+        {**shared, **column.model_dump(), "signals": ",".join(column.signals), "fault": faults.get(column.column)}
+        for column in report.columns
     ]
     table = pa.Table.from_pylist(rows, schema=_SCHEMA)
     with ctx.storage.stage(ctx.target("monitoring/drift", interval), _SCHEMA) as staged:
         for batch in table.to_batches():
             staged.write(batch)
         staged.publish(expected_rows=table.num_rows)
-    page = pages.drift_page(report)
+    history = ctx.ledger.drift(ctx.job.name, ended_by=report.start, last=_SHOWN)
+    performance = ctx.ledger.performance(ctx.job.name, as_of=report.end, last=_SHOWN)
+    page = pages.drift_page(report, distributions, history, performance)
     if report.report_uri and ctx.storage.read_text(report.report_uri) != page:
         ctx.storage.write_text(report.report_uri, page)
 
@@ -202,5 +272,17 @@ _SCHEMA = pa.schema(
         ("unseen_share", pa.float64()),
         ("rows", pa.int64()),
         ("reason", pa.string()),
+        ("interval_tier", pa.string()),
+        ("reference", pa.string()),
+        ("moved", pa.bool_()),
+        ("signals", pa.string()),
+        ("fault", pa.string()),
+        ("expected", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("jensen_shannon", pa.float64()),
+        ("importance", pa.float64()),
+        ("impact", pa.float64()),
+        ("tier", pa.string()),
     ]
 )

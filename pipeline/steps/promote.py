@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from pipeline.performance import Outcomes
+    from pipeline.metrics import Outcomes
     from pipeline.registry import LoadedModel
     from pipeline.reports import ModelRef, RegisteredModel, TriggerDecision
     from pipeline.steps.context import JobContext
@@ -132,7 +132,7 @@ def _gate(ctx: JobContext, as_of: datetime, ruling: int, challenger: RegisteredM
     start = max(challenger.train_end, old.profile.train_end)
     rows = None
     if start < challenger.holdout_end:
-        rows, _ = retrain.collect(ctx, Interval(start, challenger.holdout_end), as_of)
+        rows, _, _ = retrain.collect(ctx, Interval(start, challenger.holdout_end), as_of)
     if rows is None:
         return gates.insufficient(ctx.job.metric, 0, "There is no labelled row that neither model was trained on")
     try:

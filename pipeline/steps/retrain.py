@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import drift, engine, performance, trainers, triggers, windows
+from pipeline import engine, trainers, triggers, windows
 from pipeline.errors import ContractViolation, InvalidRequest, NotEnoughLabels
 from pipeline.intervals import Interval, format_instant
-from pipeline.performance import Outcomes
-from pipeline.reports import Baseline, Decision, Profile, RegisteredModel, TriggerDecision
-from pipeline.steps import champion, labels, monitor, plan, validate
-from pipeline.steps.context import INTERVAL, LABEL, PREDICTION
+from pipeline.metrics import Outcomes
+from pipeline.reports import Decision, RegisteredModel, TriggerDecision
+from pipeline.steps import champion, labels, plan, profile, validate
+from pipeline.steps.context import INTERVAL, LABEL
 from pipeline.steps.sampling import KeySample, comparable
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def train(ctx: JobContext, as_of: datetime) -> RegisteredModel:
     for known in ctx.ledger.models(ctx.job.name):
         if known.as_of == as_of:
             return known
-    found, unreadable = collect(ctx, windows.history(ctx.job, as_of), as_of)
+    found, unreadable, volumes = collect(ctx, windows.history(ctx.job, as_of), as_of)
     rows = _enough(ctx, found, unreadable, as_of)
     window = _split(ctx, rows, as_of)
     cut = _index(ctx, window.holdout.start)
@@ -67,29 +67,18 @@ def train(ctx: JobContext, as_of: datetime) -> RegisteredModel:
     target = rows[LABEL].to_numpy()
     estimator = trainers.fit(ctx.job, frame[~held], target[~held])
     predictions = engine.predict(estimator, frame[held], ctx.job.task)
-    interval = rows[INTERVAL].to_numpy()
-    baseline = _baseline(ctx, estimator, predictions, target[held], interval[held])
-    reference = _reference(ctx, rows, held, monitor.predicted(ctx, predictions))
-    classes = tuple(_class_name(c) for c in getattr(estimator, "classes_", ()))
-    profile = Profile(
-        train_start=window.train.start,
-        train_end=window.train.end,
-        holdout_end=window.holdout.end,
-        rows=int((~held).sum()),
-        baseline=baseline,
-        effects=_natural_effects(ctx, rows, reference),
-        classes=classes,
-    )
+    outcomes = class_outcomes(estimator, predictions, target[held])
+    made, reference = profile.build(ctx, window, rows, held, estimator, predictions, outcomes, volumes)
     registered = ctx.registry.register(
         ctx.job.model_name,
         estimator,
         signature_frame=frame[:1000],
         signature_output=predictions.labels[:1000],
-        profile=profile,
-        reference=reference.drop_columns([INTERVAL]),
+        profile=made,
+        reference=reference,
         as_of=as_of,
         parameters={"trainer": ctx.job.model.trainer, **{k: str(v) for k, v in ctx.job.model.parameters.items()}},
-        metrics={f"holdout_{baseline.metric}": baseline.value, "train_rows": float(profile.rows)},
+        metrics={f"holdout_{made.baseline.metric}": made.baseline.value, "train_rows": float(made.rows)},
         tags={"job": ctx.job.name, "as_of": format_instant(as_of)},
     )
     registered = registered.model_copy(update={"left_out": unreadable})
@@ -97,38 +86,53 @@ def train(ctx: JobContext, as_of: datetime) -> RegisteredModel:
     return registered
 
 
-def collect(ctx: JobContext, span: Interval, as_of: datetime) -> tuple[pa.Table | None, dict[str, str]]:
-    """Accepted, labelled rows of ``span``, and the intervals that had to be left out with the reason.
+def collect(ctx: JobContext, span: Interval, as_of: datetime) -> tuple[pa.Table | None, dict[str, str], dict[str, int]]:
+    """Accepted, labelled rows of ``span``, the intervals that had to be left out with the reason, and the rows of each.
 
     Columns: key, time and features as of `pipeline.steps.sampling.comparable`, ``__label__``, and the interval index
     ``__interval__`` (minutes since 1970). At most ``retrain.max_rows`` rows, a uniform sample by key beyond that, in order
     of time and file; ``None`` when no labelled row had arrived. An interval whose features or labels break the contract
-    is left out: one bad delivery must not stop every training for as long as the window reaches back.
+    is left out: one bad delivery must not stop every training for as long as the window reaches back. So is one whose
+    drift report found its data broken: what is learnt from it would be wrong.
     """
     job = ctx.job
     sample = KeySample(job.features.key, job.retrain.max_rows, job.model.seed)
-    broken: dict[str, str] = {}
+    broken, volumes = _faulty(ctx, span), {}
     for interval in job.cadence.split(span):
+        start = format_instant(interval.start)
+        if start in broken:
+            continue
         try:
-            rows = _labelled(ctx, interval, as_of)
+            rows, seen = _labelled(ctx, interval, as_of)
+            if seen:
+                volumes[start] = seen
             if rows is not None and rows.num_rows:
                 index = pa.array(np.full(rows.num_rows, _index(ctx, interval.start)))
                 sample.add(rows.append_column(INTERVAL, index))
         except ContractViolation as error:
-            broken[format_instant(interval.start)] = error.what
-    return sample.table(), broken
+            broken[start] = error.what
+    return sample.table(), broken, volumes
 
 
-def _labelled(ctx: JobContext, interval: Interval, as_of: datetime) -> pa.Table | None:
-    """The labelled rows of one interval; of a huge one a sample, which is taken before labels are looked up."""
+def _faulty(ctx: JobContext, span: Interval) -> dict[str, str]:
+    """The intervals of ``span`` whose latest drift report found the delivered data broken: start -> what."""
+    reports = ctx.ledger.drift(ctx.job.name, since=span.start, ended_by=span.end)
+    return {format_instant(report.start): report.reason for report in reports if report.faults}
+
+
+def _labelled(ctx: JobContext, interval: Interval, as_of: datetime) -> tuple[pa.Table | None, int]:
+    """The labelled rows of one interval, and how many rows it has, labelled or not.
+
+    Of a huge one a sample is taken before labels are looked up.
+    """
     job, files = ctx.job, plan.scored_files(ctx, interval)
     if not files:
-        return None
+        return None, 0
     sample = KeySample(job.features.key, job.retrain.max_rows, job.model.seed)
     for rows in comparable(job, validate.accepted(ctx, interval, files)):
         sample.add(rows)
     table = sample.table()
-    return None if table is None else labels.join(ctx, table, interval, as_of)
+    return None if table is None else labels.join(ctx, table, interval, as_of), sample.seen
 
 
 def left_out(intervals: Mapping[str, str]) -> str:
@@ -180,61 +184,6 @@ def _split(ctx: JobContext, rows: pa.Table, as_of: datetime) -> TrainingWindow:
 
 def _first(rows: pa.Table) -> int:
     return int(rows[INTERVAL].to_numpy().min())
-
-
-def _baseline(
-    ctx: JobContext,
-    estimator: Any,
-    predictions: engine.Predictions,
-    truth: np.ndarray[Any, Any],
-    interval: np.ndarray[Any, Any],
-) -> Baseline:
-    made = performance.baseline(ctx.job.metric, class_outcomes(estimator, predictions, truth), interval)
-    if made is None:
-        raise NotEnoughLabels(
-            f"job {ctx.job.name!r}: {ctx.job.metric} is undefined on the {len(truth)} holdout rows",
-            expected="holdout rows of every class",
-            got=f"labels {sorted({str(v) for v in truth})[:5]}",
-            next_step="lengthen retrain.holdout in the job file",
-        )
-    return made
-
-
-def _reference(
-    ctx: JobContext, rows: pa.Table, held: np.ndarray[Any, Any], predictions: np.ndarray[Any, Any]
-) -> pa.Table:
-    """The sample that travels with the model: features of the whole window, predictions of the holdout only.
-
-    A model is surer of rows that it has learnt from; comparing fresh predictions with those would look like drift.
-    """
-    columns: np.ndarray[Any, Any] = np.full(rows.num_rows, None, dtype=object)
-    columns[held] = predictions
-    kind = pa.string() if ctx.job.task == "multiclass" else pa.float64()
-    sample = KeySample(ctx.job.features.key, ctx.job.drift.sample_rows, ctx.job.model.seed)
-    sample.add(rows.append_column(PREDICTION, pa.array(columns, kind)))
-    table = sample.table()
-    assert table is not None  # rows were just added
-    return table.select([*ctx.job.features.columns, PREDICTION, INTERVAL]).combine_chunks()
-
-
-def _natural_effects(ctx: JobContext, rows: pa.Table, reference: pa.Table) -> dict[str, float]:
-    """How far stretches of the training period lie from the rest of it, per column."""
-    job = ctx.job
-    frame = engine.to_frame(reference, job.features.columns)
-    stretch = np.unique(reference[INTERVAL].to_numpy(), return_inverse=True)[1]
-    features = {name: frame[name].to_numpy() for name in frame.columns}
-    effects = drift.stretch_effects(features, ctx.kinds, stretch, job.drift.window, job.drift.min_rows)
-    known = reference.filter(reference[PREDICTION].is_valid())
-    if known.num_rows:
-        kinds = {PREDICTION: monitor.comparison_kinds(ctx)[PREDICTION]}
-        values = np.array(known[PREDICTION].to_pylist(), dtype=object if job.task == "multiclass" else np.float64)
-        held = np.unique(known[INTERVAL].to_numpy(), return_inverse=True)[1]
-        effects |= drift.stretch_effects({PREDICTION: values}, kinds, held, job.drift.window, job.drift.min_rows)
-    return effects
-
-
-def _class_name(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool | np.bool_) else str(value)
 
 
 def require_champion_absent(ctx: JobContext, as_of: datetime) -> None:

@@ -6,6 +6,8 @@ write anything but local copies of remote files.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import weakref
 from contextlib import contextmanager
@@ -57,15 +59,21 @@ class Inputs:
         """
         # It is ready to read by the time that the files are known and the model is loaded.
         self._readers.warm()
-        paths: set[str] = set()
-        for partition in partitions:
-            if partition:
-                refuse_escape(partition)
-            uri = join(root, partition)
-            with answering(f"listing {uri}"):
-                paths.update(join(partition, path) if partition else path for path in _parquet_files(uri))
         earlier = {file.path: file for file in known}
-        return [self._as_found(join(root, path), path, earlier.get(path)) for path in sorted(paths)]
+        return [self._as_found(join(root, path), path, earlier.get(path)) for path in _listed(root, partitions)]
+
+    def state(self, root: str, partitions: Sequence[str]) -> str:
+        """SHA-256 (hex) of what the file system tells of the files that `files` would find; none of them is read.
+
+        While it is the same, so are the files. Empty when there is none. Raises what `files` raises of a listing.
+        """
+        digest = hashlib.sha256()
+        for path in (paths := _listed(root, partitions)):
+            uri = join(root, path)
+            with answering(f"looking up {uri}", absent=_changed(uri, "the file that was listed", "no file")):
+                size, marks = Place.of(uri).state()
+            digest.update(json.dumps([path, size, *marks]).encode())
+        return digest.hexdigest() if paths else ""
 
     def footer(self, file: InputFile) -> Footer:
         """The columns and the number of rows that one input file declares; raises what `batches` raises."""
@@ -151,6 +159,17 @@ def _explained(file: InputFile) -> Iterator[None]:
             got=", ".join(err.names),
             next_step="correct the file or the job's columns",
         ) from err
+
+
+def _listed(root: str, partitions: Sequence[str]) -> list[str]:
+    paths: set[str] = set()
+    for partition in partitions:
+        if partition:
+            refuse_escape(partition)
+        uri = join(root, partition)
+        with answering(f"listing {uri}"):
+            paths.update(join(partition, path) if partition else path for path in _parquet_files(uri))
+    return sorted(paths)
 
 
 def _parquet_files(uri: str) -> Iterator[str]:

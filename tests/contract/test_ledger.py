@@ -17,19 +17,8 @@ import sqlalchemy as sa
 from pipeline.errors import InvalidRequest, LedgerUnavailable, ModelTampered
 from pipeline.intervals import Interval
 from pipeline.ledger import Ledger
-from pipeline.reports import (
-    ColumnDrift,
-    Decision,
-    DriftReport,
-    InputFile,
-    Manifest,
-    ModelRef,
-    PerformanceReport,
-    Promotion,
-    RegisteredModel,
-    ScoringPlan,
-    SliceMetric,
-)
+from pipeline.reports import Decision, InputFile, Manifest, ModelRef, Promotion, RegisteredModel, ScoringPlan
+from pipeline.verdicts import ColumnDrift, DriftReport, PerformanceReport, SliceMetric
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

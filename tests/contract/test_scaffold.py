@@ -627,4 +627,4 @@ def test_taxi_trips_make_a_daily_and_an_hourly_job(tmp_path, interval, features)
     assert job.schedule.start == datetime(2022, 1, 1, tzinfo=UTC)
     assert job.feature_partition == Cadence.parse(interval).partition
     assert job.label_partition == "ds=%Y-%m-%d"
-    assert job.drift.window == (7 if interval == "1d" else 24)
+    assert job.drift.window == (1 if interval == "1d" else 24)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,6 +20,7 @@ from pipeline.errors import (
 )
 from pipeline.reports import TriggerDecision
 from pipeline.steps import retrain
+from tests.worlds import write_world
 
 
 @pytest.fixture
@@ -30,13 +32,18 @@ def changing(runtime, orders_on, worlds, day):
     return runtime, job
 
 
-def test_monitor_is_stable_before_the_change_and_drifts_after_it(changing, day):
+def test_monitor_is_stable_before_the_change_and_drifts_from_its_second_day_on(changing, day):
     runtime, job = changing
     reports = list(runtime.monitor(job, day(10), day(20)))
-    assert [r.verdict for r in reports[:5]] == ["stable"] * 5
-    assert [r.verdict for r in reports[5:]] == ["drift"] * 5
-    assert "amount" in {c.column for c in reports[5].columns if c.verdict == "drift"}
-    assert {c.role for c in reports[5].columns} == {"feature", "prediction"}
+    assert [r.verdict for r in reports] == ["stable"] * 6 + ["drift"] * 4
+    assert [r.tier for r in reports] == [None] * 6 + ["page"] * 4
+    first, second = reports[5:7]
+    assert {c.column for c in first.columns if c.moved} == {c.column for c in second.columns if c.verdict == "drift"}
+    amount = next(c for c in second.columns if c.column == "amount")
+    assert (amount.verdict, amount.tier) == ("drift", "page")
+    assert amount.importance > 0.3
+    assert amount.impact > 0.3
+    assert {c.role for c in first.columns} == {"feature", "prediction"}
 
 
 def test_monitor_writes_one_row_per_column_and_a_page_without_network(changing, day):
@@ -46,17 +53,41 @@ def test_monitor_writes_one_row_per_column_and_a_page_without_network(changing, 
         f"{runtime.context(job).output}/monitoring/drift/ds=2026-01-15/part-0.parquet", partitioning=None
     )
     assert sorted(table["column"].to_pylist()) == ["amount", "country", "prediction"]
-    assert set(table["interval_verdict"].to_pylist()) == {"drift"}
+    assert set(table["interval_verdict"].to_pylist()) == {"stable"}
+    assert table["moved"].to_pylist().count(True) >= 2
     page = Path(report.report_uri).read_text()
     assert "drift" in page
     assert "http" not in page
 
 
-def test_monitor_verdict_does_not_depend_on_the_order_of_intervals(changing, day):
-    runtime, job = changing
-    (late,) = runtime.monitor(job, day(16))
-    (early,) = runtime.monitor(job, day(12))
-    assert [*runtime.monitor(job, day(12)), *runtime.monitor(job, day(16))] == [early, late]
+def test_verdicts_come_out_the_same_in_whatever_order_intervals_are_monitored(runtime, orders_on, tmp_path, day):
+    world = write_world(tmp_path / "data", first=-9, days=26, rows=400, change_on=15)
+    delivered_twice = pq.read_table(world.features(17), partitioning=None)
+    world.rewrite(
+        18,
+        lambda own: pa.table(
+            {
+                **dict(zip(own.column_names, own.columns, strict=True)),
+                **{name: delivered_twice[name] for name in ("amount", "country")},
+            }
+        ),
+    )
+    job = orders_on(world)
+    runtime.retrain(job, day(10), bootstrap=True)
+    list(runtime.score(job, day(10), day(20)))
+    drawn = np.random.default_rng(4).permutation(np.arange(10, 20))
+    for number in drawn:
+        list(runtime.monitor(job, day(int(number))))
+    any_order, files = runtime.ledger.drift(job.name), drift_files(runtime, job)
+    assert [r.verdict for r in any_order] == ["stable"] * 6 + ["drift"] * 2 + ["insufficient_data", "drift"]
+    assert [fault.kind for fault in any_order[8].faults] == ["duplicated"]
+    assert list(runtime.monitor(job, day(10), day(20))) == any_order
+    assert drift_files(runtime, job) == files
+
+
+def drift_files(runtime, job):
+    root = Path(runtime.context(job).output) / "monitoring/drift"
+    return {path.parent.name: path.read_bytes() for path in root.rglob("*.parquet")}
 
 
 def test_monitor_of_an_unpublished_interval_says_what_to_do_first(changing, day):
@@ -108,7 +139,7 @@ def test_evaluate_finds_the_degradation_and_writes_it_per_metric(changing, day):
     assert min(r.value for r in reports[:5]) > 0.7 > 0.3 > max(r.value for r in reports[5:])
     path = f"{runtime.context(job).output}/monitoring/performance/ds=2026-01-15/part-0.parquet"
     table = pq.read_table(path, partitioning=None)
-    assert table["metric"].to_pylist() == ["roc_auc", "log_loss", "brier", "accuracy"]
+    assert table["metric"].to_pylist() == ["roc_auc", "log_loss", "brier", "calibration_error", "accuracy"]
 
 
 def test_evaluate_breaks_performance_down_by_slice(runtime, orders_on, world, day):
@@ -188,8 +219,8 @@ def test_decide_fires_on_persistent_drift_only_after_the_cooldown(changing, day)
     assert not runtime.decide(job, day(15)).fire
     list(runtime.monitor(job, day(15)))
     assert not runtime.decide(job, day(16)).fire
-    list(runtime.monitor(job, day(16)))
-    decision = runtime.decide(job, day(17))
+    list(runtime.monitor(job, day(16), day(18)))
+    decision = runtime.decide(job, day(18))
     assert (decision.fire, decision.cause) == (True, "drift")
     assert "2 of the last 3" in decision.reason
 
@@ -252,7 +283,7 @@ def test_retrain_repeated_registers_and_promotes_once(changing, day):
 
 def test_retrain_knows_nothing_that_came_later(changing, day):
     runtime, job = changing
-    rows, _ = retrain.collect(runtime.context(job), retrain.windows.history(job, day(20)), day(20))
+    rows, _, _ = retrain.collect(runtime.context(job), retrain.windows.history(job, day(20)), day(20))
     assert max(rows["event_ts"].to_pylist()) < day(18)
 
 

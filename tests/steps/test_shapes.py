@@ -305,14 +305,18 @@ def test_customers_who_come_every_day_get_the_label_of_their_day(runtime, world)
         )
     )
     runtime.retrain(job, line(job, HISTORY), bootstrap=True)
-    rows, _ = retrain.collect(runtime.context(job), Interval(line(job, 0), line(job, HISTORY)), line(job, HISTORY + 1))
+    rows, _, _ = retrain.collect(
+        runtime.context(job), Interval(line(job, 0), line(job, HISTORY)), line(job, HISTORY + 1)
+    )
     assert rows.num_rows == HISTORY * ROWS
     assert np.array_equal(rows["amount"].to_numpy(), rows[LABEL].to_numpy())
 
 
 def test_a_sample_of_rows_is_joined_with_their_own_labels(runtime, world):
     job = world(Shape(truth=lambda happened, amount: amount, job={"task": "regression", "retrain": {"max_rows": 100}}))
-    rows, _ = retrain.collect(runtime.context(job), Interval(line(job, 0), line(job, HISTORY)), line(job, HISTORY + 1))
+    rows, _, _ = retrain.collect(
+        runtime.context(job), Interval(line(job, 0), line(job, HISTORY)), line(job, HISTORY + 1)
+    )
     assert rows.num_rows == 100
     assert np.array_equal(rows["amount"].to_numpy(), rows[LABEL].to_numpy())
     assert len(set(rows[INTERVAL].to_pylist())) > HISTORY / 2

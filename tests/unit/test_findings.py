@@ -12,7 +12,8 @@ import pytest
 from examples import findings as found
 from examples.findings import Findings
 from pipeline.intervals import Interval
-from pipeline.reports import Decision, DriftReport, Manifest, ModelRef, PerformanceReport, Promotion
+from pipeline.reports import Decision, Manifest, ModelRef, Promotion
+from pipeline.verdicts import DriftReport, PerformanceReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable

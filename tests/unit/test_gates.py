@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from pipeline.gates import compare, insufficient
-from pipeline.performance import Outcomes, evaluate
-from pipeline.policies import METRICS, MetricName, Promote, Task
+from pipeline.metrics import Outcomes, evaluate
+from pipeline.policies import DECIDING, MetricName, Promote, Task
 
 if TYPE_CHECKING:
     from pipeline.reports import GateDecision
 
-EVERY_METRIC = [(task, metric) for task, metrics in METRICS.items() for metric in metrics]
+EVERY_METRIC = [(task, metric) for task, metrics in DECIDING.items() for metric in metrics]
 TRIALS = 200
 
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from pipeline.intervals import Interval
 from pipeline.job import JobSpec
-from pipeline.policies import HIGHER_IS_BETTER, METRICS
+from pipeline.policies import DECIDING, HIGHER_IS_BETTER, METRICS
 
 
 def rule(**fields):
@@ -98,9 +98,16 @@ def test_defaults_are_the_safe_ones(make_job):
 @pytest.mark.parametrize(("task", "metric"), [("binary", "roc_auc"), ("multiclass", "log_loss"), ("regression", "mae")])
 def test_each_task_has_a_metric_of_its_own(make_job, task, metric):
     assert make_job(task=task).metric == metric
-    for other in METRICS[task]:
+    for other in DECIDING[task]:
         assert make_job(task=task, performance={"metric": other}).metric == other
         assert other in HIGHER_IS_BETTER
+
+
+@pytest.mark.parametrize(("task", "metric"), [("binary", "calibration_error"), ("regression", "bias")])
+def test_a_metric_that_a_constant_prediction_wins_cannot_decide(make_job, task, metric):
+    assert metric in METRICS[task]
+    with pytest.raises(ValidationError, match=rf"{metric}' cannot decide.*use one of {DECIDING[task][0]}"):
+        make_job(task=task, performance={"metric": metric})
 
 
 def test_a_rule_is_known_by_its_kind_and_column(make_job):

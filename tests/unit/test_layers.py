@@ -25,9 +25,17 @@ ROOT = Path(__file__).parents[2]
 PIPELINE = ROOT / "pipeline"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "failpoints", "intervals", "reports", "policies", "job", "settings", "document", "jobfile"),
-    ("schema", "casts", "rules", "keys", "windows", "drift", "performance", "triggers", "gates", "pages", "markup"),
-    ("storage", "ledger", "registry", "modelfiles", "expectations", "detectors", "trainers", "engine", "scaffold"),
+    ("errors", "failpoints", "intervals", "reports", "verdicts", "policies", "job", "settings", "document", "jobfile"),
+    (
+        *("schema", "casts", "rules", "keys", "windows", "seasons"),
+        *("pooling", "chance", "effects", "stretches", "variation", "drift", "breakage", "calibration", "impact"),
+        *("metrics", "maturity", "performance", "estimates", "incidents", "triggers", "gates"),
+        *("charts", "frame", "driftpage", "performancepage", "pages", "markup"),
+    ),
+    (
+        *("storage", "ledger", "registry", "modelfiles", "expectations"),
+        *("detectors", "estimation", "trainers", "engine", "scaffold"),
+    ),
     ("steps",),
     ("cli", "commands", "arguments", "runtime", "replay", "tasks", "__main__"),
 )
@@ -36,20 +44,9 @@ FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in 
 ADAPTER_OF = {"modelfiles": "registry"}
 # A step may use those named before it.
 STEPS = (
-    *("context", "sampling", "labels"),
-    *(
-        "champion",
-        "plan",
-        "validate",
-        "score",
-        "changes",
-        "quarantine",
-        "monitor",
-        "evaluate",
-        "retrain",
-        "promote",
-        "restate",
-    ),
+    *("context", "sampling", "labels", "champion", "plan", "validate", "score", "changes", "quarantine"),
+    *("reference", "current", "profile", "estimate", "history", "incidents", "monitor", "calibrate"),
+    *("truth", "user_metrics", "measure", "evaluate", "retrain", "promote", "restate"),
 )
 # What the lower floors may import beside the standard library.
 LIBRARIES = {
@@ -65,8 +62,9 @@ OWNER = {
     "skops": "registry",
     "fsspec": "storage",
 }
-# Reading a bounded sample of files that no job declares yet is the scaffold's own task.
-ALSO_ALLOWED = {("scaffold", "fsspec")}
+# Reading a bounded sample of files that no job declares yet is the scaffold's own task. Detectors and estimates fit models
+# of their own, which are never registered.
+ALSO_ALLOWED = {("scaffold", "fsspec"), ("detectors", "sklearn"), ("estimation", "sklearn")}
 CLOCKS = {
     *("datetime.datetime.now", "datetime.datetime.utcnow", "datetime.datetime.today", "datetime.date.today"),
     *("time.time", "time.time_ns"),

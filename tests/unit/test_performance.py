@@ -1,4 +1,4 @@
-"""Realised performance: every metric against scikit-learn, the yardstick's known answers, limits and verdicts."""
+"""Realised performance judged: the yardstick's known answers, limits and verdicts."""
 
 from __future__ import annotations
 
@@ -6,155 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from sklearn import metrics as reference
 
-from pipeline.performance import Outcomes, baseline, evaluate, evaluator, judge, limit
-from pipeline.policies import METRICS, Performance
+from pipeline.metrics import Measured, Outcomes, measure
+from pipeline.performance import baseline, judge, limit
+from pipeline.policies import Performance
 from pipeline.reports import Baseline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pipeline.policies import MetricName
-
-ROWS = 400
-EVERY_METRIC = [(task, metric) for task, metrics in METRICS.items() for metric in metrics]
-
-REFERENCE: dict[MetricName, Callable[[Outcomes, np.ndarray], float]] = {
-    "roc_auc": lambda o, w: reference.roc_auc_score(o.truth == o.classes[-1], o.scores[:, -1], sample_weight=w),
-    "log_loss": lambda o, w: reference.log_loss(o.truth, o.scores, sample_weight=w, labels=list(o.classes)),
-    "brier": lambda o, w: reference.brier_score_loss(o.truth == o.classes[-1], o.scores[:, -1], sample_weight=w),
-    "accuracy": lambda o, w: reference.accuracy_score(o.truth, o.prediction, sample_weight=w),
-    "macro_f1": lambda o, w: reference.f1_score(o.truth, o.prediction, average="macro", sample_weight=w),
-    "mae": lambda o, w: reference.mean_absolute_error(o.truth, o.prediction, sample_weight=w),
-    "rmse": lambda o, w: reference.root_mean_squared_error(o.truth, o.prediction, sample_weight=w),
-}
-
-
-def made(task: str, rng: np.random.Generator, rows: int = ROWS) -> Outcomes:
-    """Plausible outcomes with tied scores."""
-    if task == "regression":
-        truth = rng.gamma(2.0, 5.0, rows)
-        return Outcomes(truth, truth + rng.normal(size=rows))
-    classes = ("no", "yes") if task == "binary" else ("bus", "car", "tram", "walk")
-    codes = rng.integers(len(classes), size=rows)
-    raw = rng.random((rows, len(classes))) + 0.6 * np.eye(len(classes))[codes]
-    scores = np.round(raw / raw.sum(axis=1, keepdims=True), 2)
-    scores[:, 0] = 1 - scores[:, 1:].sum(axis=1)
-    names = np.array(classes, dtype=object)
-    return Outcomes(names[codes], names[scores.argmax(axis=1)], scores, classes)
-
-
-@pytest.mark.parametrize(("task", "metric"), EVERY_METRIC)
-def test_every_metric_agrees_with_scikit_learn(task: str, metric: MetricName, rng: np.random.Generator) -> None:
-    for rows in (7, 50, ROWS):
-        outcomes = made(task, rng, rows)
-        assert evaluate(metric, outcomes) == pytest.approx(REFERENCE[metric](outcomes, np.ones(rows)), rel=1e-12)
-
-
-@pytest.mark.parametrize(("task", "metric"), EVERY_METRIC)
-def test_every_weighted_metric_agrees_with_scikit_learn(
-    task: str, metric: MetricName, rng: np.random.Generator
-) -> None:
-    outcomes = made(task, rng)
-    value = evaluator(metric, outcomes)
-    for weights in (rng.random(ROWS) + 0.01, rng.integers(1, 5, ROWS).astype(float), np.full(ROWS, 1e-6)):
-        assert value(weights) == pytest.approx(REFERENCE[metric](outcomes, weights), rel=1e-10)
-
-
-@pytest.mark.parametrize(("task", "metric"), EVERY_METRIC)
-def test_a_row_of_weight_k_counts_like_k_copies_of_it_and_one_of_weight_zero_not_at_all(
-    task: str, metric: MetricName, rng: np.random.Generator
-) -> None:
-    outcomes = made(task, rng)
-    weights = rng.integers(0, 4, ROWS)
-    copies = outcomes.take(np.repeat(np.arange(ROWS), weights))
-    assert evaluator(metric, outcomes)(weights.astype(float)) == pytest.approx(evaluate(metric, copies), rel=1e-12)
-
-
-@pytest.mark.parametrize(("task", "metric"), EVERY_METRIC)
-def test_the_order_of_rows_does_not_matter(task: str, metric: MetricName, rng: np.random.Generator) -> None:
-    outcomes = made(task, rng)
-    assert evaluate(metric, outcomes.take(rng.permutation(ROWS))) == pytest.approx(
-        evaluate(metric, outcomes), rel=1e-12
-    )
-
-
-@pytest.mark.parametrize(("task", "metric"), EVERY_METRIC)
-def test_every_metric_of_no_rows_and_of_no_weight_is_undefined(
-    task: str, metric: MetricName, rng: np.random.Generator
-) -> None:
-    outcomes = made(task, rng)
-    assert evaluate(metric, outcomes.take(np.array([], dtype=int))) is None
-    assert np.isnan(evaluator(metric, outcomes)(np.zeros(ROWS)))
-
-
-def test_roc_auc_of_one_class_is_undefined(rng: np.random.Generator) -> None:
-    outcomes = made("binary", rng)
-    for label in outcomes.classes:
-        assert evaluate("roc_auc", outcomes.take(outcomes.truth == label)) is None
-
-
-def test_roc_auc_is_one_for_perfect_zero_for_reversed_and_a_half_for_constant_scores() -> None:
-    truth = np.array([0, 0, 1, 1])
-    for scores, expected in (([0.1, 0.2, 0.8, 0.9], 1.0), ([0.9, 0.8, 0.2, 0.1], 0.0), ([0.3] * 4, 0.5)):
-        up = np.array(scores)
-        assert evaluate("roc_auc", Outcomes(truth, truth, np.column_stack([1 - up, up]), (0, 1))) == expected
-
-
-@pytest.mark.parametrize("metric", METRICS["binary"][:3])
-def test_a_missing_score_makes_a_metric_of_probabilities_undefined(
-    metric: MetricName, rng: np.random.Generator
-) -> None:
-    outcomes = made("binary", rng)
-    assert outcomes.scores is not None
-    outcomes.scores[3] = np.nan
-    assert evaluate(metric, outcomes) is None
-
-
-@pytest.mark.parametrize("metric", METRICS["regression"])
-def test_a_missing_number_makes_a_regression_metric_undefined(metric: MetricName, rng: np.random.Generator) -> None:
-    outcomes = made("regression", rng)
-    outcomes.prediction[0] = np.nan
-    assert evaluate(metric, outcomes) is None
-
-
-@pytest.mark.parametrize("metric", METRICS["binary"][:3])
-def test_a_metric_of_probabilities_refuses_outcomes_of_a_regression(
-    metric: MetricName, rng: np.random.Generator
-) -> None:
-    with pytest.raises(ValueError, match="needs scores"):
-        evaluate(metric, made("regression", rng))
-
-
-def test_log_loss_charges_an_unseen_class_as_if_it_had_been_thought_impossible() -> None:
-    scores = np.array([[0.5, 0.5], [0.5, 0.5]])
-    seen = Outcomes(np.array(["a", "b"]), np.array(["a", "a"]), scores, ("a", "b"))
-    unseen = Outcomes(np.array(["a", "c"]), np.array(["a", "a"]), scores, ("a", "b"))
-    impossible = -np.log(np.finfo(float).eps)
-    assert evaluate("log_loss", seen) == pytest.approx(np.log(2))
-    assert evaluate("log_loss", unseen) == pytest.approx((np.log(2) + impossible) / 2)
-
-
-def test_log_loss_of_a_certain_prediction_is_finite_whether_right_or_wrong() -> None:
-    truth = np.array([0, 1])
-    for scores, expected in ((np.eye(2), 0.0), (np.eye(2)[::-1], -np.log(np.finfo(float).eps))):
-        assert evaluate("log_loss", Outcomes(truth, truth, scores, (0, 1))) == pytest.approx(expected)
-
-
-def test_macro_f1_counts_a_class_that_is_only_predicted_and_leaves_out_one_that_is_neither() -> None:
-    scores = np.full((4, 4), 0.25)
-    outcomes = Outcomes(np.array([*"aabb"]), np.array([*"aabc"]), scores, tuple("abcd"))
-    assert evaluate("macro_f1", outcomes) == pytest.approx((1 + 2 / 3 + 0) / 3)
-
-
-def test_boolean_and_integer_labels_work_like_text(rng: np.random.Generator) -> None:
-    text = made("binary", rng)
-    for classes in ((False, True), (0, 1)):
-        as_values = [np.array(classes)[(side == "yes").astype(int)] for side in (text.truth, text.prediction)]
-        outcomes = Outcomes(as_values[0], as_values[1], text.scores, classes)
-        for metric in METRICS["binary"]:
-            assert evaluate(metric, outcomes) == evaluate(metric, text)
 
 
 def test_the_baseline_holds_the_value_of_all_rows_and_the_robust_spread_between_intervals() -> None:
@@ -189,10 +48,14 @@ def test_intervals_where_the_metric_is_undefined_do_not_count_for_the_spread() -
     assert (found.spread, found.n) == (0.0, 8)
 
 
-def test_there_is_no_baseline_where_the_metric_is_undefined(rng: np.random.Generator) -> None:
-    outcomes = made("binary", rng)
-    only = outcomes.take(outcomes.truth == "yes")
-    assert baseline("roc_auc", only, np.zeros(len(only), dtype=int)) is None
+def test_there_is_no_baseline_where_the_metric_is_undefined() -> None:
+    only = Outcomes(np.ones(9), np.ones(9), np.full((9, 2), 0.5), (0.0, 1.0))
+    assert baseline("roc_auc", only, np.zeros(9, dtype=int)) is None
+
+
+def sure(value: float) -> Measured:
+    """A value that is known exactly."""
+    return Measured(value, value, value)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +92,7 @@ def test_an_interval_is_degraded_only_beyond_the_limit_on_the_worse_side(
     metric: MetricName, value: float, verdict: str
 ) -> None:
     yardstick = Baseline(metric=metric, value=0.8, spread=0.01, n=1000)
-    found, reason, bound = judge(Performance(), metric, value, 60, yardstick)
+    found, reason, bound = judge(Performance(), metric, sure(value), 60, yardstick)
     assert found == verdict
     assert bound == limit(Performance(), metric, yardstick)
     assert ("worse than the limit" if verdict == "drift" else "within the limit") in reason
@@ -238,26 +101,55 @@ def test_an_interval_is_degraded_only_beyond_the_limit_on_the_worse_side(
 @pytest.mark.parametrize(("metric", "value"), [("mae", 10.0), ("accuracy", 6.0)])
 def test_exactly_the_limit_is_not_degraded(metric: MetricName, value: float) -> None:
     yardstick = Baseline(metric=metric, value=8.0, spread=1.0, n=1000)
-    verdict, _, bound = judge(Performance(), metric, value, 60, yardstick)
+    verdict, _, bound = judge(Performance(), metric, sure(value), 60, yardstick)
     assert (verdict, bound) == ("stable", value)
 
 
 def test_too_few_labels_are_never_a_verdict_on_the_model() -> None:
     policy = Performance(min_labels=50)
     yardstick = Baseline(metric="mae", value=1.0, spread=0.0, n=1000)
-    assert judge(policy, "mae", 1e9, 49, yardstick) == ("insufficient_data", "49 labelled rows, 50 needed.", None)
-    assert judge(policy, "mae", 1e9, 50, yardstick)[0] == "drift"
+    assert judge(policy, "mae", sure(1e9), 49, yardstick) == ("insufficient_data", "49 labelled rows, 50 needed.", None)
+    assert judge(policy, "mae", sure(1e9), 50, yardstick)[0] == "drift"
 
 
 @pytest.mark.parametrize("value", [None, float("nan")])
 def test_an_undefined_metric_is_never_stable(value: float | None) -> None:
     yardstick = Baseline(metric="roc_auc", value=0.8, spread=0.0, n=1000)
-    found = judge(Performance(), "roc_auc", value, 60, yardstick)
+    found = judge(Performance(), "roc_auc", Measured(value), 60, yardstick)
     assert found == ("insufficient_data", "roc_auc is undefined.", None)
 
 
 def test_an_undefined_yardstick_never_makes_an_interval_stable() -> None:
     yardstick = Baseline(metric="mae", value=float("nan"), spread=0.0, n=1000)
-    verdict, reason, bound = judge(Performance(), "mae", 1.0, 60, yardstick)
+    verdict, reason, bound = judge(Performance(), "mae", sure(1.0), 60, yardstick)
     assert (verdict, bound) == ("insufficient_data", None)
     assert "at training is undefined" in reason
+
+
+@pytest.mark.parametrize(
+    ("metric", "found", "verdict"),
+    [
+        ("mae", Measured(1.5, 0.9, 2.1), "stable"),  # beyond the limit, but its interval reaches the champion's 1.0
+        ("mae", Measured(1.5, 1.01, 2.0), "drift"),
+        ("roc_auc", Measured(0.5, 0.1, 1.0), "stable"),
+        ("roc_auc", Measured(0.5, 0.4, 0.99), "drift"),
+        ("roc_auc", Measured(0.99, 0.1, 0.995), "stable"),  # within the limit, however unsure
+        ("mae", Measured(1.5), "insufficient_data"),
+        ("mae", Measured(1.0), "stable"),
+    ],
+)
+def test_what_a_small_interval_shows_by_chance_is_no_degradation(
+    metric: MetricName, found: Measured, verdict: str
+) -> None:
+    yardstick = Baseline(metric=metric, value=1.0, spread=0.0, n=1000)
+    assert judge(Performance(), metric, found, 60, yardstick)[0] == verdict
+
+
+def test_intervals_of_an_unchanged_model_are_rarely_degraded_however_small(rng: np.random.Generator) -> None:
+    yardstick = Baseline(metric="mae", value=float(np.sqrt(2 / np.pi)), spread=0.0, n=100_000)
+    judged = []
+    for rows in [50] * 400 + [200] * 400:
+        outcomes = Outcomes(np.zeros(rows), rng.normal(size=rows))
+        judged.append(judge(Performance(), "mae", measure("mae", outcomes), rows, yardstick)[0])
+    # Two-sided 95 % leaves one in forty beyond its better end; the tolerance alone would call a quarter degraded.
+    assert judged.count("drift") / len(judged) < 0.04

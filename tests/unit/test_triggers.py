@@ -9,12 +9,13 @@ import pytest
 
 from pipeline import triggers
 from pipeline.policies import Retrain
-from pipeline.reports import DriftReport, PerformanceReport
+from pipeline.verdicts import DriftReport, PerformanceReport
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.reports import TriggerDecision, Verdict
+    from pipeline.reports import TriggerDecision
+    from pipeline.verdicts import Verdict
 
 CHAMPION = 3
 DAY = timedelta(days=1)

@@ -1,35 +1,34 @@
-"""Two-sample tests per column: Kolmogorov-Smirnov for numbers, chi-squared homogeneity for categories.
+"""Two-sample tests of a reference and a window: column by column, and of all columns together.
 
-The alibi and the scipy backend give the same p-values. What a p-value means is judged in `pipeline.drift`; this module must
-not decide. Only this module may import alibi_detect.
+The alibi and the scipy backend give the same numbers. What they mean is judged in `pipeline.drift`; this adapter must not
+decide. Only this adapter may import alibi_detect.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 import numpy as np
+from scipy.stats import chi2_contingency, ks_2samp
 
-from pipeline.drift import Array, Kind, Kinds, Sample, present
+from pipeline.detectors.encoding import Categories, pooled
+from pipeline.detectors.separation import FOLDS, Separation, Sides, Trees, compare
+from pipeline.effects import Array, Kind, Kinds, Sample, present
 from pipeline.errors import TerminalError
+
+__all__ = ["AlibiDetector", "Detector", "DetectorName", "ScipyDetector", "Separation", "detector"]
 
 DetectorName = Literal["alibi", "scipy"]
 _Test = Callable[[Array, Array], float]
 
-# Cochran's rule: below five expected rows in a cell the chi-squared approximation reports chance as significance.
-_MIN_EXPECTED = 5
-# alibi-detect compares every row with every code; this bounds its time and costs no power that matters.
-_MAX_CODES = 1000
 _MIN_VALUES = 2
-_MIN_CODES = 2
 
 
 class Detector(Protocol):
-    """A backend of two-sample tests: Kolmogorov-Smirnov for numbers, Pearson's chi-squared for categories."""
+    """A backend of two-sample tests: Kolmogorov-Smirnov, Pearson's chi-squared, and a classifier for all columns."""
 
     name: DetectorName
 
@@ -38,7 +37,21 @@ class Detector(Protocol):
 
         None where no test is possible: fewer than two values on a side, or categories that are all too rare to be counted.
         A column that holds one and the same value on both sides has 1.0. NaN and infinities are missing: numbers are tested
-        without them, for categories missing is a category. The samples are not changed.
+        without them, for categories missing is a category. The samples are not changed. P-values are single-precision
+        numbers, because alibi-detect knows no others: right to seven digits, 0.0 below 1e-45.
+        """
+        ...
+
+    def separation(
+        self, reference: Sample, current: Sample, kinds: Kinds, *, rows: int, seed: int
+    ) -> Separation | None:
+        """How well a classifier tells the two sides apart by all columns of ``kinds`` together.
+
+        The classifier two-sample test (Lopez-Paz and Oquab 2017) on out-of-fold probabilities of shallow boosted trees. It
+        finds what no column shows alone, such as a correlation that changed. At most ``rows`` rows per side take part, of the
+        larger side at most three per row of the smaller; the choice depends on ``seed`` and on the rows, not on their
+        order. NaN and infinities are missing, and missing is told apart from any value. None for fewer than 100 rows on a
+        side, or when no column varies.
         """
         ...
 
@@ -49,13 +62,12 @@ def detector(name: DetectorName) -> Detector:
 
 
 class ScipyDetector:
-    """The tests of scipy, with the settings that alibi-detect uses."""
+    """The tests of scipy and scikit-learn, with the settings that alibi-detect uses."""
 
     name: DetectorName = "scipy"
 
     def p_values(self, reference: Sample, current: Sample, kinds: Kinds) -> dict[str, float | None]:
         """The p-values that `Detector.p_values` promises."""
-        from scipy.stats import chi2_contingency, ks_2samp
 
         def kolmogorov_smirnov(reference: Array, current: Array) -> float:
             return float(ks_2samp(reference, current, method="asymp").pvalue)
@@ -67,6 +79,20 @@ class ScipyDetector:
             return float(chi2_contingency(table).pvalue)
 
         return _test_columns(reference, current, kinds, {"number": kolmogorov_smirnov, "category": chi_squared})
+
+    def separation(
+        self, reference: Sample, current: Sample, kinds: Kinds, *, rows: int, seed: int
+    ) -> Separation | None:
+        """The result that `Detector.separation` promises."""
+
+        def out_of_fold(sides: Sides, trees: Trees) -> tuple[Array, float]:
+            probabilities = np.empty(len(sides.labels))
+            for train, test in sides.folds(seed):
+                trees.fit(sides.features[train], sides.labels[train])
+                probabilities[test] = trees.predict_proba(sides.features[test])[:, 1]
+            return probabilities, float(ks_2samp(*sides.apart(probabilities), alternative="greater").pvalue)
+
+        return compare(Sides.of(reference, current, kinds, rows, seed), out_of_fold, seed)
 
 
 class AlibiDetector:
@@ -82,7 +108,7 @@ class AlibiDetector:
         # Read by transformers, which alibi-detect imports, to announce on stderr that no deep learning library is there.
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         try:
-            from alibi_detect.cd import ChiSquareDrift, KSDrift
+            from alibi_detect.cd import ChiSquareDrift, ClassifierDrift, KSDrift
         except ImportError as err:
             raise TerminalError(
                 "the drift detector 'alibi' cannot be loaded",
@@ -98,10 +124,24 @@ class AlibiDetector:
             return _only_p_value(ChiSquareDrift(reference[:, None]).predict(current[:, None], drift_type="feature"))
 
         self._tests: dict[Kind, _Test] = {"number": kolmogorov_smirnov, "category": chi_squared}
+        self._classifier_drift = ClassifierDrift
 
     def p_values(self, reference: Sample, current: Sample, kinds: Kinds) -> dict[str, float | None]:
         """The p-values that `Detector.p_values` promises."""
         return _test_columns(reference, current, kinds, self._tests)
+
+    def separation(
+        self, reference: Sample, current: Sample, kinds: Kinds, *, rows: int, seed: int
+    ) -> Separation | None:
+        """The result that `Detector.separation` promises."""
+
+        def out_of_fold(sides: Sides, trees: Trees) -> tuple[Array, float]:
+            first, second = sides.apart(sides.features)
+            test = self._classifier_drift(first, trees, backend="sklearn", n_folds=FOLDS, train_size=None, seed=seed)
+            found = test.predict(second)["data"]
+            return np.concatenate([found["probs_ref"], found["probs_test"]]), float(found["p_val"])
+
+        return compare(Sides.of(reference, current, kinds, rows, seed), out_of_fold, seed)
 
 
 def _only_p_value(prediction: dict[str, dict[str, Array]]) -> float:
@@ -115,47 +155,20 @@ def _test_columns(
 
 
 def _p_value(reference: Array, current: Array, kind: Kind, test: _Test) -> float | None:
-    held, held_now = present(reference, kind), present(current, kind)
-    if min(np.count_nonzero(held), np.count_nonzero(held_now)) < _MIN_VALUES:
-        return None
     if kind == "number":
-        pair = reference[held], current[held_now]
-    else:
-        keys, keys_now = _keys(reference, held), _keys(current, held_now)
-        if len({*keys, *keys_now}) == 1:
-            return 1.0
-        pair = _encode(keys, keys_now)
-        if len(np.union1d(*pair)) == 1:
+        pair = reference[present(reference, kind)], current[present(current, kind)]
+        if min(map(len, pair)) < _MIN_VALUES:
             return None
-    p_value = test(*pair)
+    else:
+        found = Categories.of(reference, current)
+        sides = found.sides(len(reference))
+        if min(np.count_nonzero(side != found.missing) for side in sides) < _MIN_VALUES:
+            return None
+        if len(found.rows) == 1:
+            return 1.0
+        pair = pooled(*sides)
+        if max(side.max() for side in pair) == 0:
+            return None
+    # alibi-detect keeps p-values in single precision; rounded likewise, those of scipy are equal.
+    p_value = float(np.float32(test(*pair)))
     return p_value if math.isfinite(p_value) else None
-
-
-def _keys(values: Array, held: Array) -> list[Hashable]:
-    """The categories, with None for whatever counts as missing."""
-    return [value if is_held else None for value, is_held in zip(values, held, strict=True)]
-
-
-def _encode(reference: list[Hashable], current: list[Hashable]) -> tuple[Array, Array]:
-    """Both sides as integer codes fit for a chi-squared test: every code occurs, and nearly always often enough.
-
-    From the most to the least frequent, categories are put together until five rows of the code are expected in the
-    smaller side; a frequent one stays alone. Only the counts of both sides together decide, so that the codes of equal
-    distributions are equally distributed, and values that the reference does not have are counted like all others.
-    What is left over stays apart when a side shows it clearly (all rows have a new value), else joins the last code.
-    """
-    counts = Counter(reference) + Counter(current)
-    small = min(reference, current, key=len)
-    needed = counts.total() * max(_MIN_EXPECTED / len(small), 1 / _MAX_CODES)
-    mapping: dict[Hashable, int] = {}
-    code, rows = 0, 0
-    for key in sorted(counts, key=lambda key: (-counts[key], str(key))):
-        mapping[key] = code
-        rows += counts[key]
-        if rows >= needed:
-            code, rows = code + 1, 0
-    left = {key for key in mapping if mapping[key] == code}
-    if code >= _MIN_CODES and sum(key in left for key in small) < _MIN_EXPECTED:
-        mapping |= dict.fromkeys(left, code - 1)
-    first, second = (np.array([mapping[key] for key in side], dtype=np.int64) for side in (reference, current))
-    return first, second

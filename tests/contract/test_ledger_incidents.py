@@ -1,0 +1,150 @@
+"""Incidents in the ledger: on SQLite, and on PostgreSQL where PIPELINE_TEST_POSTGRES names an empty database."""
+
+from __future__ import annotations
+
+import os
+import threading
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy as sa
+
+from pipeline.ledger import Ledger
+from pipeline.verdicts import Incident
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+DAY = timedelta(days=1)
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+RECORDED = datetime(2026, 6, 1, tzinfo=UTC)
+
+
+@pytest.fixture(params=["sqlite", *(["postgresql"] if os.environ.get("PIPELINE_TEST_POSTGRES") else [])])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/ledger.db"
+    url = os.environ["PIPELINE_TEST_POSTGRES"]
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE IF EXISTS incidents")
+    engine.dispose()
+    return url
+
+
+@pytest.fixture
+def ledger(url: str) -> Iterator[Ledger]:
+    opened = Ledger(url, lambda: RECORDED)
+    yield opened
+    opened.close()
+
+
+def incident(day: int = 0, **changes: Any) -> Incident:
+    start = T0 + day * DAY
+    fields: dict[str, Any] = {
+        "id": f"incident-{day:012x}",
+        "job": "orders",
+        "cause": "broken_data:größe",
+        "kind": "broken_data",
+        "tier": "page",
+        "status": "open",
+        "columns": ("größe",),
+        "opened": start,
+        "latest": start,
+        "intervals": 1,
+        "reason": "stuck: 0.30000000000000004 in all rows",
+        "shown": (start,),
+    }
+    return Incident(**{**fields, **changes})
+
+
+def closed(day: int = 0) -> Incident:
+    ends = (T0 + (day + 2) * DAY, T0 + (day + 3) * DAY)
+    return incident(day, status="closed", closed=ends[-1], clear=ends)
+
+
+def rows_in(url: str) -> int:
+    engine = sa.create_engine(url)
+    with engine.connect() as connection:
+        count = connection.exec_driver_sql("SELECT count(*) FROM incidents").scalar_one()
+    engine.dispose()
+    return int(count)
+
+
+def test_what_is_read_equals_what_was_recorded_also_by_another_ledger(ledger, url):
+    for state in (incident(), closed(1)):
+        ledger.record_incident(state)
+    other = Ledger(url, lambda: RECORDED)
+    assert other.incidents("orders") == ledger.incidents("orders") == [incident(), closed(1)]
+    other.close()
+
+
+def test_the_state_recorded_last_counts_and_every_state_is_kept(ledger, url):
+    for state in (incident(), incident(intervals=2), closed()):
+        ledger.record_incident(state)
+    assert ledger.incidents("orders") == [closed()]
+    assert rows_in(url) == 3
+
+
+def test_the_same_state_is_recorded_once(ledger, url):
+    for state in (incident(), incident(), closed(), closed()):
+        ledger.record_incident(state)
+    assert rows_in(url) == 2
+
+
+def test_incidents_come_by_opening_whatever_was_recorded_last(ledger):
+    for state in (incident(2), incident(0), incident(1), incident(0, intervals=2)):
+        ledger.record_incident(state)
+    assert [found.opened for found in ledger.incidents("orders")] == [T0, T0 + DAY, T0 + 2 * DAY]
+    assert [found.opened for found in ledger.incidents("orders", last=2)] == [T0 + DAY, T0 + 2 * DAY]
+
+
+def test_only_open_ones_are_those_whose_latest_state_is_open(ledger):
+    for state in (incident(0), incident(1), incident(2), closed(2), incident(3, job="returns")):
+        ledger.record_incident(state)
+    assert ledger.incidents("orders", open_only=True) == [incident(0), incident(1)]
+    assert ledger.incidents("orders", open_only=True, last=1) == [incident(1)]
+    assert ledger.incidents("returns") == [incident(3, job="returns")]
+    assert ledger.incidents("unknown") == []
+
+
+def test_a_revision_is_given_all_incidents_of_the_job_and_records_what_it_returns(ledger):
+    for state in (incident(1), closed(0), incident(2, job="returns")):
+        ledger.record_incident(state)
+    given: list[Incident] = []
+
+    def revise(known: list[Incident]) -> list[Incident]:
+        given.extend(known)
+        return [closed(1)]
+
+    assert ledger.revise_incidents("orders", revise) == [closed(1)]
+    assert given == [closed(0), incident(1)]
+    assert ledger.incidents("orders") == [closed(0), closed(1)]
+
+
+def test_a_revision_that_fails_records_nothing(ledger, url):
+    with pytest.raises(ZeroDivisionError, match="division"):
+        ledger.revise_incidents("orders", lambda known: [incident(1 // len(known))])
+    assert rows_in(url) == 0
+
+
+def test_revisions_at_the_same_time_see_each_other(url):
+    def open_the_next() -> None:
+        ledger = Ledger(url, lambda: RECORDED)
+        start.wait()
+        for _ in range(5):
+            ledger.revise_incidents("orders", lambda known: [incident(len(known))])
+        ledger.close()
+
+    Ledger(url, lambda: RECORDED).close()
+    start = threading.Barrier(4)
+    writers = [threading.Thread(target=open_the_next) for _ in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    ledger = Ledger(url, lambda: RECORDED)
+    assert [found.opened for found in ledger.incidents("orders")] == [T0 + day * DAY for day in range(20)]
+    ledger.close()
