@@ -15,6 +15,7 @@ from scipy.special import ndtr
 from scipy.stats import fisher_exact
 
 from pipeline import effects
+from pipeline.policies import MISSING
 from pipeline.pooling import encoded, present
 from pipeline.verdicts import ColumnDrift, Multivariate
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from pipeline.pooling import Array, Kind, Kinds, Sample
     from pipeline.verdicts import Fault, Role, Signal, Tier, Verdict
 
-# Natural variation is the largest that the training period showed; the next window may show a little more.
-HEADROOM = 1.1
 # However much the missing share wandered in training, this many more rows without a value are never natural.
 _MISSING_CEILING = 0.5
 # A feature with less than this share of the importance moves no prediction worth a message.
@@ -35,7 +34,6 @@ NEGLIGIBLE = 0.01
 _SEPARATION_P = 0.01
 _FEWEST_FOR_NORMAL = 5
 _NAMED_COLUMNS = 3
-MISSING = "missing:"  # prefix of what is natural to a number's share of missing values
 
 
 def columns(
@@ -114,9 +112,9 @@ def multivariate(
 ) -> Multivariate:
     """The verdict on how well a classifier tells window and reference apart; it persists like that of a column.
 
-    The limit is ``policy.separation``, raised to a little more than stretches of the training period showed (``natural``).
+    The limit is ``policy.separation``, raised to what is ``natural``: how far stretches of the training period lie apart.
     """
-    limit = max(policy.separation, 0.5 + HEADROOM * ((natural or 0.5) - 0.5))
+    limit = max(policy.separation, natural or 0.0)
     moved = auc >= limit and p_value < _SEPARATION_P
     before = [bool(report and report.moved) for report in earlier]
     return Multivariate(
@@ -185,10 +183,11 @@ class _Limits:
     @classmethod
     def of(cls, policy: Drift, name: str, kind: Kind, natural: Mapping[str, float]) -> _Limits:
         base = policy.effect if kind == "number" else policy.mass
-        usual, missing = (_finite(natural.get(key)) * HEADROOM for key in (name, MISSING + name))
+        usual, missing = (_finite(natural.get(key)) for key in (name, MISSING + name))
         effect = policy.thresholds.get(name, max(base, usual))
         # What is natural to a category's effect includes its missing rows; a number's missing share has its own.
-        gone = max(policy.mass, effect if kind == "category" else missing)
+        gone = effect if kind == "category" else policy.thresholds.get(MISSING + name, missing)
+        gone = max(policy.mass, gone)
         return cls(effect, min(gone, _MISSING_CEILING), max(policy.mass, effect if kind == "category" else 0.0))
 
 

@@ -30,7 +30,6 @@ from pipeline.pooling import (
     present,
     variation,
 )
-from pipeline.stretches import stretch_effects
 
 __all__ = [
     "Array",
@@ -46,7 +45,6 @@ __all__ = [
     "present",
     "psi",
     "sizes",
-    "stretch_effects",
     "total_variation",
     "wasserstein",
 ]

@@ -17,6 +17,7 @@ from pipeline.intervals import Cadence, Interval, mixes_intervals
 from pipeline.policies import (
     DECIDING,
     METRICS,
+    MISSING,
     REPORTED_ONLY,
     Checks,
     Drift,
@@ -257,8 +258,9 @@ class JobSpec(Model):
 
     @property
     def drift_columns(self) -> tuple[str, ...]:
-        """The names by which ``drift.thresholds`` may set a threshold: every feature, and ``prediction``."""
-        return (*self.features.columns, "prediction")
+        """The names by which ``drift.thresholds`` may set a threshold: every feature, ``prediction``, and missing values."""
+        numbers = [name for name, column in self.features.columns.items() if column.type == "number"]
+        return (*self.features.columns, "prediction", *(MISSING + name for name in (*numbers, "prediction")))
 
     @property
     def feature_partition(self) -> str:

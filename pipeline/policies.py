@@ -41,6 +41,9 @@ HIGHER_IS_BETTER: dict[MetricName, bool] = {
 }
 
 
+MISSING = "missing:"  # before a column's name: its share of missing values, a signal with a threshold of its own
+
+
 class Model(BaseModel):
     """Strict, frozen, no unknown fields: a misspelt key is an error, never a silent default."""
 
@@ -155,7 +158,8 @@ class Drift(Model):
     )
     thresholds: dict[str, float] = Field(
         default_factory=dict,
-        description="Effect size per column, instead of effect or mass; pipeline calibrate measures them.",
+        description="Effect size per column, instead of effect or mass; 'missing:' and its name: difference of the share of "
+        "missing values. pipeline calibrate measures them.",
     )
     separation: float = Field(
         default=0.6,

@@ -28,8 +28,7 @@ from pipeline.pooling import (
     variation,
 )
 
-_QUANTILE = 0.99
-# Fewer stretches say nothing about the upper tail of natural variation.
+# Fewer stretches say nothing about natural variation.
 _MIN_RUNS = 4
 # Neighbouring runs share most of their rows; more than these, evenly spaced, cost time and say nothing new.
 _MAX_RUNS = 200
@@ -38,23 +37,23 @@ _BINS = 256
 _ROUNDING = 1e-9
 
 
-def stretch_effects(sample: Sample, kinds: Kinds, stretch: Array, window: int, min_rows: int) -> dict[str, float]:
+def stretch_effects(sample: Sample, kinds: Kinds, stretch: Array, window: int, min_rows: int) -> dict[str, Array]:
     """How far stretches of the training period lie from the rest of it: the variation that is natural to each column.
 
     ``stretch`` is the interval index of each row; its sorted distinct values count as consecutive intervals. Every run of
     ``window`` of them with at least ``min_rows`` rows is compared with all other rows (of very many runs, 200 evenly
-    spaced ones); per column the 99th percentile of these effects, freed of chance, is returned: the largest of fewer than
-    a hundred. A column is left out when fewer than four runs hold ``min_rows`` values of it; with fewer than four runs the
-    result is empty. Distances of numbers are measured in 256 bins; they are right to about one percent.
+    spaced ones); per column these effects, freed of chance, are returned. A column is left out when fewer than four runs
+    hold ``min_rows`` values of it; with fewer than four runs the result is empty. Distances of numbers are measured in 256
+    bins; they are right to about one percent.
     """
     runs = _Runs.of(stretch, window, min_rows)
     if runs is None:
         return {}
-    natural: dict[str, float] = {}
+    natural: dict[str, Array] = {}
     for column, kind in kinds.items():
         effects = _effects(sample[column], kind, runs, max(min_rows, 1))
         if len(effects) >= _MIN_RUNS:
-            natural[column] = float(np.quantile(effects, _QUANTILE, method="higher"))
+            natural[column] = effects
     return natural
 
 

@@ -1,15 +1,19 @@
 """What variation is natural to each column: how far stretches of the training period lie from the rest of it.
 
+The next stretch may lie further off than any that was seen, the more so the fewer there were; `limit` is a prediction bound.
 Pure functions of arrays; must not read data.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.special import gammaincinv, stdtrit
 
-from pipeline import drift, seasons, stretches
+from pipeline import seasons, stretches
+from pipeline.policies import MISSING
 from pipeline.pooling import present
 
 if TYPE_CHECKING:
@@ -20,49 +24,100 @@ if TYPE_CHECKING:
     from pipeline.seasons import Season
 
 
-def natural(policy: Drift, sample: Sample, kinds: Kinds, starts: NDArray[np.int64], season: Season) -> dict[str, float]:
-    """Per column the largest effect of a stretch of ``drift.window`` intervals against the rest of its season.
+# Share of windows in which natural variation may raise an alarm, all signals of a job together.
+_FALSE_ALARMS = 0.005
+_QUANTILE = 0.99
+_NO_SPREAD = 1e-6
+
+
+def natural(
+    policy: Drift,
+    sample: Sample,
+    kinds: Kinds,
+    starts: NDArray[np.int64],
+    season: Season,
+    *,
+    columns: int | None = None,
+) -> dict[str, float]:
+    """Per column the `limit` of the effects of stretches of ``drift.window`` intervals against the rest of their season.
 
     ``starts`` holds the interval start of each row (minutes since 1970). The share of missing values of a number varies
-    by itself and has an entry of its own, under `pipeline.drift.MISSING` and the column's name. Columns with too few
-    stretches are absent.
+    by itself and has an entry of its own, under `pipeline.policies.MISSING` and the column's name. Columns with too few
+    stretches are absent. ``columns`` is how many columns the job watches, if not those of ``kinds``.
     """
-    largest: dict[str, float] = {}
+    seen: dict[str, list[NDArray[np.float64]]] = {}
     full, asked = with_missing(sample, kinds)
     cells = seasons.cells(season, starts)
     for cell in np.unique(cells):
         own = cells == cell
         stretch = np.unique(starts[own], return_inverse=True)[1]
         part = {name: full[name][own] for name in asked}
-        for name, effect in stretches.stretch_effects(part, asked, stretch, policy.window, policy.min_rows).items():
-            largest[name] = max(effect, largest.get(name, 0.0))
-    return largest
+        for name, effects in stretches.stretch_effects(part, asked, stretch, policy.window, policy.min_rows).items():
+            seen.setdefault(name, []).append(effects)
+    signals = len(asked) if columns is None else 2 * columns
+    # Stretches of a window longer than an interval overlap and count as so many fewer.
+    return {
+        name: limit(policy, together, signals, len(together) / policy.window)
+        for name, together in ((name, np.concatenate(effects)) for name, effects in seen.items())
+    }
+
+
+def limit(policy: Drift, effects: NDArray[np.float64], signals: int, independent: float) -> float:
+    """The effect from which a window is unlike the stretches of the training period, whose ``effects`` are given.
+
+    At least the 99th percentile of what was seen, and a prediction limit of one more, at a level that leaves all
+    ``signals`` together one false alarm in two hundred windows: Student's t for so few ``independent`` ones (Hahn and Meeker
+    1991, Statistical Intervals), or the quantile of a gamma distribution of their mean and variance where that is longer,
+    since effects are skewed.
+    """
+    seen = float(np.quantile(effects, _QUANTILE, method="higher"))
+    mean, spread = float(np.mean(effects)), float(np.std(effects, ddof=1))
+    if spread <= _NO_SPREAD * mean or mean <= 0:
+        return seen
+    level, count = 1 - exceedance(policy, signals), max(independent, 2.0)
+    skewed = float(gammaincinv((mean / spread) ** 2, level)) * spread**2 / mean - mean
+    beyond = max(skewed, float(stdtrit(count - 1, level)) * spread)
+    return max(seen, mean + beyond * math.sqrt(1 + 1 / count))
+
+
+def exceedance(policy: Drift, signals: int) -> float:
+    """How often one signal may exceed its limit by itself, so that windows alarm at the rate that is allowed.
+
+    An alarm takes ``violations`` of ``of_last`` windows; of windows that share intervals, one is as good as several.
+    """
+    needed = 1 + (policy.violations - 1) // policy.window
+    ways = math.comb(policy.of_last - 1, policy.violations - 1) if needed > 1 else 1
+    return float((_FALSE_ALARMS / (max(signals, 1) * ways)) ** (1 / needed))
 
 
 def course(
     policy: Drift, sample: Sample, kinds: Kinds, starts: NDArray[np.int64], season: Season
 ) -> dict[str, NDArray[np.float64]]:
-    """Per column the effect of each interval against the others of its season, in order of time; NaN where unknown."""
+    """Per signal the effect of each interval against the others of its season, in order of time; NaN where unknown.
+
+    The signals are named as those of `natural`.
+    """
     distinct = np.unique(starts)
-    found = {name: np.full(len(distinct), np.nan) for name in kinds}
+    full, asked = with_missing(sample, kinds)
+    found = {name: np.full(len(distinct), np.nan) for name in asked}
     cells = seasons.cells(season, starts)
     for cell in np.unique(cells):
         own = cells == cell
         times = np.unique(starts[own])
         rows = np.bincount(np.searchsorted(times, starts[own]))
-        part = {name: sample[name][own] for name in kinds}
+        part = {name: full[name][own] for name in asked}
         # The last interval of a window stands for it; windows with too few rows are left out.
         ends = times[policy.window - 1 :]
         sums = np.convolve(rows, np.ones(policy.window, dtype=np.int64), "valid")
         kept = ends[(sums >= policy.min_rows) & (sums < rows.sum())]
-        for name, effects in stretches.course(part, kinds, starts[own], policy.window, policy.min_rows).items():
+        for name, effects in stretches.course(part, asked, starts[own], policy.window, policy.min_rows).items():
             found[name][np.searchsorted(distinct, kept)] = effects
     return found
 
 
 def with_missing(sample: Sample, kinds: Kinds) -> tuple[dict[str, Array], Kinds]:
     """The sample with a column for each number that says whether it is missing; a category's effect includes that."""
-    flags = {drift.MISSING + name: _missing(sample[name]) for name, kind in kinds.items() if kind == "number"}
+    flags = {MISSING + name: _missing(sample[name]) for name, kind in kinds.items() if kind == "number"}
     asked: dict[str, Kind] = dict(kinds)
     asked.update(dict.fromkeys(flags, "category"))
     return {**{name: sample[name] for name in kinds}, **flags}, asked

@@ -46,11 +46,12 @@ class Course:
     @classmethod
     def trained(cls, policy: Drift, world: World | Resampled, rows: int) -> Course:
         """A course whose champion was trained on the first eight weeks, of ``rows`` rows a day."""
-        kept = max(policy.sample_rows // TRAINED_DAYS, 1)
-        reference, starts = world.days(0, TRAINED_DAYS, min(rows, kept))
+        reference, starts = world.days(0, TRAINED_DAYS, rows, most_rows=policy.sample_rows)
         ladder = seasons.ladder(policy.reference, _DAILY, policy.window)
         natural = {season: variation.natural(policy, reference, world.kinds, starts, season) for season in ladder}
-        return cls(policy, world, reference, starts, natural, _natural_separation(policy, world, reference, starts))
+        aucs = detectors.natural_separations(policy, reference, world.kinds, starts, 0)
+        apart = 0.5 + variation.limit(policy, aucs - 0.5, 1, len(aucs)) if aucs is not None else None
+        return cls(policy, world, reference, starts, natural, apart)
 
     def judge(self, number: int, current: Rows, rows: int) -> Verdicts:
         """The verdicts on the day ``number``; ``rows`` is how many rows it has, ``current`` those that are looked at."""
@@ -112,22 +113,6 @@ class Verdicts:
     def is_alarm(self) -> bool:
         """Whether anybody would be told anything."""
         return self.verdict == "drift" or bool(self.faults)
-
-
-def _natural_separation(
-    policy: Drift, world: World | Resampled, reference: Rows, starts: NDArray[np.int64]
-) -> float | None:
-    if not policy.multivariate:
-        return None
-    detector = detectors.detector("scipy")
-    days, found = np.unique(starts), []
-    for day in days[np.linspace(0, len(days) - 1, 6).round().astype(int)]:
-        inside = starts == day
-        if np.count_nonzero(inside) >= policy.min_rows:
-            sides = ({name: values[side] for name, values in reference.items()} for side in (~inside, inside))
-            separation = detector.separation(*sides, world.kinds, rows=1000, seed=0)
-            found += [separation.auc] if separation else []
-    return max(found, default=None)
 
 
 def sampled(world: World, number: int, rows: int, policy: Drift) -> Rows:

@@ -61,18 +61,26 @@ class Resampled:
         days = tuple(tuple(of_weekday) for of_weekday in pool)
         return cls(kinds, days, seed), job.drift.model_copy(update={"detector": "scipy"})
 
-    def day(self, number: int, rows: int) -> Rows:
-        """At most ``rows`` rows of the day ``number`` days after a Monday."""
+    def day(self, number: int, share: float = 1.0) -> Rows:
+        """The rows, or a share of them, of the day ``number`` days after a Monday."""
         rng = np.random.default_rng((self.seed, number))
         pool = self.pool[number % 7]
         drawn = pool[int(rng.integers(len(pool)))]
         there = len(next(iter(drawn.values())))
-        chosen = rng.integers(there, size=min(there, rows))
+        chosen = rng.integers(there, size=max(round(there * share), 1))
         return {name: values[chosen] for name, values in drawn.items()}
 
-    def days(self, first: int, count: int, rows: int) -> tuple[Rows, NDArray[np.int64]]:
-        """The rows of several days, and the start of each row's day in minutes since 1970."""
-        parts = [self.day(number, rows) for number in range(first, first + count)]
+    def days(
+        self, first: int, count: int, rows: int = 0, most_rows: int | None = None
+    ) -> tuple[Rows, NDArray[np.int64]]:
+        """The rows of several days, about ``most_rows`` in all, and the start of each row's day in minutes since 1970.
+
+        A day has as many rows as the one that was drawn; ``rows`` is unused.
+        """
+        parts = [self.day(number) for number in range(first, first + count)]
+        total = sum(len(next(iter(part.values()))) for part in parts)
+        if most_rows is not None and total > most_rows:
+            parts = [self.day(number, most_rows / total) for number in range(first, first + count)]
         lengths = [len(next(iter(part.values()))) for part in parts]
         starts = np.repeat([start_of(number) for number in range(first, first + count)], lengths)
         return {name: np.concatenate([part[name] for part in parts]) for name in self.kinds}, starts
@@ -80,15 +88,15 @@ class Resampled:
 
 def thresholds(world: World | Resampled, policy: Drift, first: int, rows: int, budget: float) -> Mapping[str, float]:
     """What `pipeline calibrate` would set after the days from ``first`` on."""
-    sample, starts = world.days(first, _HISTORY_DAYS, rows)
+    sample, starts = world.days(first, _HISTORY_DAYS, rows, most_rows=200_000)
     season = next(
         season
         for season in seasons.ladder(policy.reference, _DAILY, policy.window)
         if season == "all" or policy.window == 1
     )
     seen = variation.course(policy, sample, world.kinds, starts, season)
-    floors = {name: policy.effect if kind == "number" else policy.mass for name, kind in world.kinds.items()}
-    rule = {"violations": policy.violations, "of_last": policy.of_last}
+    floors = {name: policy.effect if world.kinds.get(name) == "number" else policy.mass for name in seen}
+    rule = {"violations": policy.violations, "of_last": policy.of_last, "window": policy.window}
     found = calibration.calibrate(seen, floors, **rule, budget=budget)
     if found is None:
         raise ValueError(f"no thresholds keep within {budget:.3f} alarms per interval")
@@ -99,7 +107,7 @@ def alarms(world: World | Resampled, policy: Drift, rows: int, days: int, *, cal
     """Whether each of ``days`` days after the training is an alarm, before or after calibration for `BUDGET`."""
     first = TRAINED_DAYS
     if calibrated:
-        limits = thresholds(world, policy, first, max(policy.sample_rows // _HISTORY_DAYS, 1), BUDGET)
+        limits = thresholds(world, policy, first, rows, BUDGET)
         policy = policy.model_copy(update={"thresholds": dict(limits)})
         first += _HISTORY_DAYS
     course = Course.trained(policy, world, rows)

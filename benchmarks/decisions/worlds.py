@@ -75,8 +75,11 @@ class World:
             ]
         return sample
 
-    def days(self, first: int, count: int, rows: int) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:
-        """The rows of several days, and the start of each row's day in minutes since 1970."""
+    def days(
+        self, first: int, count: int, rows: int, most_rows: int | None = None
+    ) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:
+        """The rows of several days, at most ``most_rows`` in all, and the start of each row's day in minutes since 1970."""
+        rows = rows if most_rows is None else min(rows, max(most_rows // count, 1))
         parts = [self.day(number, rows) for number in range(first, first + count)]
         starts = np.repeat([start_of(number) for number in range(first, first + count)], rows)
         return {name: np.concatenate([part[name] for part in parts]) for name in self.kinds}, starts

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from scipy.stats import chi2_contingency, ks_2samp
@@ -19,12 +19,25 @@ from pipeline.detectors.separation import FOLDS, Separation, Sides, Trees, compa
 from pipeline.effects import Array, Kind, Kinds, Sample, present
 from pipeline.errors import TerminalError
 
-__all__ = ["AlibiDetector", "Detector", "DetectorName", "ScipyDetector", "Separation", "detector"]
+if TYPE_CHECKING:
+    from pipeline.policies import Drift
+
+__all__ = [
+    "AlibiDetector",
+    "Detector",
+    "DetectorName",
+    "ScipyDetector",
+    "Separation",
+    "detector",
+    "natural_separations",
+]
 
 DetectorName = Literal["alibi", "scipy"]
 _Test = Callable[[Array, Array], float]
 
 _MIN_VALUES = 2
+_STRETCHES, _FEWEST_STRETCHES = 12, 4
+_STRETCH_ROWS = 1_000
 
 
 class Detector(Protocol):
@@ -59,6 +72,28 @@ class Detector(Protocol):
 def detector(name: DetectorName) -> Detector:
     """The backend of that name. Raises ``TerminalError`` when alibi-detect is asked for and not installed."""
     return AlibiDetector() if name == "alibi" else ScipyDetector()
+
+
+def natural_separations(policy: Drift, sample: Sample, kinds: Kinds, starts: Array, seed: int) -> Array | None:
+    """The AUCs by which a classifier tells stretches of the training period from the rest of it.
+
+    ``starts`` is the interval of each row. Up to twelve stretches as long as a window, evenly spread, none overlapping.
+    ``None`` when nothing is asked for, or when fewer than four could be told.
+    """
+    if not policy.multivariate:
+        return None
+    position = np.unique(starts, return_inverse=True)[1]
+    intervals = int(position.max(initial=-1)) + 1
+    firsts = np.linspace(0, max(intervals - policy.window, 0), min(_STRETCHES, max(intervals // policy.window, 1)))
+    found = []
+    for first in firsts.round().astype(int):
+        inside = (position >= first) & (position < first + policy.window)
+        if min(np.count_nonzero(inside), np.count_nonzero(~inside)) < policy.min_rows:
+            continue
+        rest, own = ({name: values[side] for name, values in sample.items()} for side in (~inside, inside))
+        separation = ScipyDetector().separation(rest, own, kinds, rows=_STRETCH_ROWS, seed=seed)
+        found += [separation.auc] if separation is not None else []
+    return np.array(found) if len(found) >= _FEWEST_STRETCHES else None
 
 
 class ScipyDetector:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from pipeline import calibration, drift, seasons, variation
+from pipeline import calibration, seasons, variation
 from pipeline.errors import ContractViolation, NoData
 from pipeline.intervals import format_instant
+from pipeline.policies import MISSING
 from pipeline.steps import champion, plan, reference, validate
 from pipeline.steps.context import INTERVAL, PREDICTION
 from pipeline.steps.sampling import KeySample, comparable
@@ -44,14 +45,15 @@ def calibrate(ctx: JobContext, span: Interval, *, budget: float) -> Calibration:
     kinds = {name: kind for name, kind in reference.comparison_kinds(ctx).items() if name in columns}
     season = _season(ctx, starts)
     seen = variation.course(job.drift, columns, kinds, starts, season)
-    floors = {name: job.drift.effect if kind == "number" else job.drift.mass for name, kind in kinds.items()}
+    numbers = {name for name, kind in kinds.items() if kind == "number"}
+    floors = {name: job.drift.effect if name in numbers else job.drift.mass for name in seen}
     rule = {"violations": job.drift.violations, "of_last": job.drift.of_last}
-    found = calibration.calibrate(seen, floors, **rule, budget=budget, seed=job.model.seed)
+    found = calibration.calibrate(seen, floors, **rule, window=job.drift.window, budget=budget, seed=job.model.seed)
     if found is None:
         raise _too_short(ctx, span, len(np.unique(starts)))
     natural = variation.natural(job.drift, columns, kinds, starts, season)
-    current = {name: max(floor, natural.get(name, 0.0) * drift.HEADROOM) for name, floor in floors.items()}
-    current |= {_internal(name): limit for name, limit in job.drift.thresholds.items() if _internal(name) in kinds}
+    current = {name: max(floor, natural.get(name, 0.0)) for name, floor in floors.items()}
+    current |= {_internal(name): limit for name, limit in job.drift.thresholds.items() if _internal(name) in floors}
     return Calibration(
         job=job.name,
         start=span.start,
@@ -59,11 +61,11 @@ def calibrate(ctx: JobContext, span: Interval, *, budget: float) -> Calibration:
         budget=budget,
         rate=found.rate,
         at_most=found.at_most,
-        before=calibration.alarm_rate(seen, current, **rule, seed=job.model.seed),
+        before=calibration.alarm_rate(seen, current, **rule),
         intervals=found.intervals,
         model_version=model.ref.version if model else None,
         season=seasons.described(season),
-        thresholds={"prediction" if name == PREDICTION else name: limit for name, limit in found.thresholds.items()},
+        thresholds={_shown(name): limit for name, limit in found.thresholds.items()},
     )
 
 
@@ -100,14 +102,25 @@ def _season(ctx: JobContext, starts: NDArray[np.int64]) -> seasons.Season:
 
 
 def _internal(name: str) -> str:
-    return PREDICTION if name == "prediction" else name
+    signal, column = _parts(name)
+    return signal + (PREDICTION if column == "prediction" else column)
+
+
+def _shown(name: str) -> str:
+    signal, column = _parts(name)
+    return signal + ("prediction" if column == PREDICTION else column)
+
+
+def _parts(name: str) -> tuple[str, str]:
+    column = name.removeprefix(MISSING)
+    return name[: len(name) - len(column)], column
 
 
 def _too_short(ctx: JobContext, span: Interval, found: int) -> NoData:
     return NoData(
         f"job {ctx.job.name!r}: the history from {format_instant(span.start)} to {format_instant(span.end)} is too short to "
         "measure thresholds on",
-        expected=f"at least 14 readable intervals with {ctx.job.drift.min_rows} rows each",
+        expected=f"at least {calibration.FEWEST} readable intervals with {ctx.job.drift.min_rows} rows each",
         got=f"{found} readable intervals",
         left_behind="the thresholds are as they were",
         next_step=f"pipeline calibrate {ctx.job.name} with an earlier --from",

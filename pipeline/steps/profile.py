@@ -26,10 +26,8 @@ if TYPE_CHECKING:
     from pipeline.steps.context import JobContext
     from pipeline.windows import TrainingWindow
 
-# Rows that are enough to rank features, and to tell stretches of the training period apart.
+# Rows that are enough to rank features.
 _IMPORTANCE_ROWS = 2_000
-_SEPARATION_ROWS = 1_000
-_SEPARATED_STRETCHES = 6
 
 
 def build(
@@ -97,30 +95,16 @@ def _natural(ctx: JobContext, sample: pa.Table, season: Season) -> dict[str, flo
     known, policy = reference.held_out(sample), ctx.job.drift
     kinds = {PREDICTION: reference.comparison_kinds(ctx)[PREDICTION]}
     predictions = {PREDICTION: reference.values(known[PREDICTION])}
-    found = variation.natural(policy, reference.features(ctx, sample), ctx.kinds, sample[INTERVAL].to_numpy(), season)
-    return found | variation.natural(policy, predictions, kinds, known[INTERVAL].to_numpy(), season)
+    features, watched = reference.features(ctx, sample), len(ctx.kinds) + 1
+    found = variation.natural(policy, features, ctx.kinds, sample[INTERVAL].to_numpy(), season, columns=watched)
+    starts = known[INTERVAL].to_numpy()
+    return found | variation.natural(policy, predictions, kinds, starts, season, columns=watched)
 
 
 def _separation(ctx: JobContext, sample: pa.Table) -> float | None:
-    """The largest AUC by which a classifier tells a stretch of the training period from the rest; ``None`` if none could."""
-    policy = ctx.job.drift
-    if not policy.multivariate:
-        return None
-    detector = detectors.detector("scipy")
-    columns, starts = reference.features(ctx, sample), sample[INTERVAL].to_numpy()
-    # Stretches as long as a window, evenly spread over the period.
-    position = np.unique(starts, return_inverse=True)[1]
-    firsts = np.linspace(0, max(position.max() - policy.window + 1, 0), _SEPARATED_STRETCHES).round().astype(int)
-    found = []
-    for first in np.unique(firsts):
-        inside = (position >= first) & (position < first + policy.window)
-        if min(np.count_nonzero(inside), np.count_nonzero(~inside)) < policy.min_rows:
-            continue
-        rest, own = ({name: values[side] for name, values in columns.items()} for side in (~inside, inside))
-        separation = detector.separation(rest, own, ctx.kinds, rows=_SEPARATION_ROWS, seed=ctx.job.model.seed)
-        if separation is not None:
-            found.append(separation.auc)
-    return max(found, default=None)
+    policy, columns = ctx.job.drift, reference.features(ctx, sample)
+    found = detectors.natural_separations(policy, columns, ctx.kinds, sample[INTERVAL].to_numpy(), ctx.job.model.seed)
+    return 0.5 + variation.limit(policy, found - 0.5, 1, len(found)) if found is not None else None
 
 
 def _importance(ctx: JobContext, estimator: Any, frame: pd.DataFrame) -> dict[str, float]:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.effects import sizes, stretch_effects
+from pipeline.effects import sizes
+from pipeline.stretches import stretch_effects
 
 
 def numbers(*values: float) -> np.ndarray:
@@ -33,7 +34,7 @@ def corrected(values: np.ndarray, inside: np.ndarray) -> float:
     return found.effect.corrected
 
 
-def test_natural_variation_is_the_largest_corrected_effect_of_few_runs(rng: np.random.Generator) -> None:
+def test_the_effect_of_a_run_is_that_of_its_rows_against_all_others(rng: np.random.Generator) -> None:
     stretch = rng.integers(0, 20, 6000)
     shift = np.where(stretch < 10, stretch, 0) * 0.1
     sample = {
@@ -50,16 +51,7 @@ def test_natural_variation_is_the_largest_corrected_effect_of_few_runs(rng: np.r
     assert set(got) == set(sample)
     for name, values in sample.items():
         runs = [(stretch == first) | (stretch == first + 1) for first in range(19)]
-        largest = max(corrected(values, inside) for inside in runs)
-        assert got[name] == pytest.approx(largest, rel=0.01), name
-
-
-def test_of_many_runs_the_99th_percentile_is_natural(rng: np.random.Generator) -> None:
-    stretch = np.repeat(np.arange(150), 40)
-    values = rng.normal(np.where(stretch == 149, 5, np.where(stretch == 20, 2, 0)), 1)
-    got = stretch_effects({"x": values}, {"x": "number"}, stretch, window=1, min_rows=10)["x"]
-    inside = stretch == 20
-    assert got == pytest.approx(corrected(values, inside), rel=0.02)
+        assert got[name] == pytest.approx([corrected(values, inside) for inside in runs], rel=0.02, abs=0.006), name
 
 
 def test_distinct_interval_indices_count_as_consecutive_whatever_their_values_and_order(
@@ -69,8 +61,8 @@ def test_distinct_interval_indices_count_as_consecutive_whatever_their_values_an
     for values in (rng.normal(size=600), rng.poisson(1, 600) * 1.0, many(rng, 600)):
         plain = stretch_effects({"x": values}, {"x": kind_of(values)}, stretch, 2, 50)
         shuffled = stretch_effects({"x": values[order]}, {"x": kind_of(values)}, (stretch * 7 - 30)[order], 2, 50)
-        assert plain == shuffled
-        assert plain
+        assert plain["x"] == pytest.approx(shuffled["x"], rel=1e-12)
+        assert len(plain["x"]) == 5
 
 
 def test_natural_variation_is_unknown_with_fewer_than_four_runs(rng: np.random.Generator) -> None:

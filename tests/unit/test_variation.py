@@ -44,3 +44,25 @@ def test_too_short_a_history_says_nothing(rng: np.random.Generator) -> None:
     few = STARTS < MONDAY + 3 * 1440
     sample = {"x": rng.normal(size=int(few.sum()))}
     assert variation.natural(Drift(), sample, {"x": "number"}, STARTS[few], "all") == {}
+
+
+def test_the_next_window_exceeds_the_limit_as_rarely_as_promised(rng: np.random.Generator) -> None:
+    policy = Drift(violations=1, of_last=1)
+    past, following = np.abs(rng.normal(size=(400, 60))), np.abs(rng.normal(size=(400, 2000)))
+    limits = np.array([variation.limit(policy, effects, 5, 60) for effects in past])
+    assert variation.exceedance(policy, 5) == pytest.approx(0.001)
+    assert np.mean(following >= limits[:, None]) < 0.001
+
+
+def test_fewer_stretches_and_more_columns_make_a_higher_limit(rng: np.random.Generator) -> None:
+    effects = np.abs(rng.normal(size=60))
+    limits = [variation.limit(Drift(), effects, signals, many) for signals, many in ((10, 8), (10, 60), (100, 60))]
+    limits.append(variation.limit(Drift(window=7), effects, 10, 60))
+    assert limits[1] < min(limits[0], limits[2], limits[3])
+    assert variation.limit(Drift(), np.zeros(20), 10, 20) == 0
+
+
+def test_windows_that_overlap_get_no_credit_for_persistence() -> None:
+    alone, daily, weekly = Drift(violations=1, of_last=1), Drift(), Drift(window=7)
+    assert variation.exceedance(weekly, 4) == variation.exceedance(alone, 4) == 0.005 / 4
+    assert variation.exceedance(daily, 4) == pytest.approx((0.005 / 8) ** 0.5)
