@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import gammaln
+from scipy.special import gammaincc, gammaln
 
 Array = npt.NDArray[Any]
 # The contribution of bins to a divergence, from their numbers of reference and of current rows.
@@ -38,6 +38,18 @@ class Noise:
     def deviation(self) -> float:
         """How much the statistic varies by chance: its standard deviation."""
         return math.sqrt(max(self.rms**2 - self.mean**2, 0.0))
+
+    @property
+    def left_over(self) -> float:
+        """The mean square of what `without` leaves when there is nothing but noise.
+
+        The statistic is taken for gamma distributed: distances are skewed.
+        """
+        if self.deviation <= 0:
+            return 0.0
+        shape = (self.mean / self.deviation) ** 2
+        place = self.rms * self.mean / self.deviation**2
+        return self.rms**2 * float(gammaincc(shape + 2, place) - gammaincc(shape, place))
 
     def without(self, value: float) -> float:
         """What is left of ``value`` when the noise is taken off in quadrature: ``sqrt(value^2 - rms^2)``, at least 0."""

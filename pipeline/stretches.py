@@ -37,23 +37,23 @@ _BINS = 256
 _ROUNDING = 1e-9
 
 
-def stretch_effects(sample: Sample, kinds: Kinds, stretch: Array, window: int, min_rows: int) -> dict[str, Array]:
+def stretch_effects(sample: Sample, kinds: Kinds, stretch: Array, window: int, min_rows: int) -> dict[str, Stretches]:
     """How far stretches of the training period lie from the rest of it: the variation that is natural to each column.
 
     ``stretch`` is the interval index of each row; its sorted distinct values count as consecutive intervals. Every run of
     ``window`` of them with at least ``min_rows`` rows is compared with all other rows (of very many runs, 200 evenly
-    spaced ones); per column these effects, freed of chance, are returned. A column is left out when fewer than four runs
-    hold ``min_rows`` values of it; with fewer than four runs the result is empty. Distances of numbers are measured in 256
-    bins; they are right to about one percent.
+    spaced ones); per column these effects, freed of chance, are returned, and how much of them chance still explains. A
+    column is left out when fewer than four runs hold ``min_rows`` values of it; with fewer than four runs the result is
+    empty. Distances of numbers are measured in 256 bins; they are right to about one percent.
     """
     runs = _Runs.of(stretch, window, min_rows)
     if runs is None:
         return {}
-    natural: dict[str, Array] = {}
+    natural: dict[str, Stretches] = {}
     for column, kind in kinds.items():
-        effects = _effects(sample[column], kind, runs, max(min_rows, 1))
-        if len(effects) >= _MIN_RUNS:
-            natural[column] = effects
+        found = _effects(sample[column], kind, runs, max(min_rows, 1))
+        if len(found.effects) >= _MIN_RUNS:
+            natural[column] = found
     return natural
 
 
@@ -70,8 +70,16 @@ def course(sample: Sample, kinds: Kinds, stretch: Array, window: int, min_rows: 
         is_usable = runs.usable(held, max(min_rows, 1))
         found[column] = np.full(len(runs.first), np.nan)
         if np.count_nonzero(is_usable) >= _MIN_RUNS:
-            found[column][is_usable] = _effects(sample[column], kind, runs, max(min_rows, 1))
+            found[column][is_usable] = _effects(sample[column], kind, runs, max(min_rows, 1)).effects
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Stretches:
+    """Effects of runs, and the mean of their squares that chance alone would leave after the correction."""
+
+    effects: Array
+    by_chance: Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,31 +120,33 @@ class _Runs:
         return inside, steps[-1] - inside
 
 
-def _effects(values: Array, kind: Kind, runs: _Runs, min_rows: int) -> Array:
+def _effects(values: Array, kind: Kind, runs: _Runs, min_rows: int) -> Stretches:
     held = present(values, kind)
     is_usable = runs.usable(held, min_rows)
     usable = _Runs(runs.segment, runs.first[is_usable], runs.last[is_usable], runs.segments)
     if np.count_nonzero(is_usable) < _MIN_RUNS:
-        return np.empty(0)
+        return Stretches(np.empty(0), np.empty(0))
     return _variations(values, usable) if kind == "category" else _distances(values, held, usable)
 
 
-def _variations(values: Array, runs: _Runs) -> Array:
+def _variations(values: Array, runs: _Runs) -> Stretches:
     """Total variation of each run against the other rows, corrected."""
     codes, size = encoded(values)
     # In the order of segments a run is one slice.
     codes = codes[np.argsort(runs.segment, kind="stable")]
     ends = np.concatenate([[0], np.cumsum(np.bincount(runs.segment, minlength=runs.segments))])
     counts = np.bincount(codes, minlength=size)
-    effects = []
+    effects, by_chance = [], []
     for first, last in zip(ends[runs.first], ends[runs.last], strict=True):
         inside = np.bincount(codes[first:last], minlength=size)
         outside = counts - inside
-        effects.append(chance.Moves.of(outside, inside).corrected(float(variation(outside, inside))))
-    return np.array(effects)
+        moves = chance.Moves.of(outside, inside)
+        effects.append(moves.corrected(float(variation(outside, inside))))
+        by_chance.append(moves.noise.left_over)
+    return Stretches(np.array(effects), np.array(by_chance))
 
 
-def _distances(values: Array, held: Mask, runs: _Runs) -> Array:
+def _distances(values: Array, held: Mask, runs: _Runs) -> Stretches:
     """Wasserstein distance of each run to the other rows in units of their spread, corrected."""
     order = np.argsort(values[held])
     ordered, segment = scaled(values[held][order]), runs.segment[held][order]
@@ -150,12 +160,14 @@ def _distances(values: Array, held: Mask, runs: _Runs) -> Array:
     other = ((np.cumsum(outside, axis=1) - outside) * (right - bins.left) + other_room) / rows[:, None]
     areas = np.sum(np.abs(under - other), axis=1)
     units = _units(ordered, segment, bins, outside, runs)
-    noise = _noise(ordered, rows, moved)
+    usual, scaling = _noise(ordered, rows, moved)
+    noise = usual.rms * scaling
     left = np.sqrt(np.maximum(0, 1 - np.square(np.divide(noise, areas, out=np.ones_like(areas), where=areas > noise))))
     corrected = areas * left
     with np.errstate(over="ignore"):
         ratio = np.divide(corrected, units, out=np.zeros_like(areas), where=corrected > 0)
-    return np.minimum(ratio, sys.float_info.max)
+        by_chance = np.divide(usual.left_over * scaling**2, units**2, out=np.zeros_like(areas), where=units > 0)
+    return Stretches(*(np.minimum(found, sys.float_info.max) for found in (ratio, by_chance)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,14 +195,14 @@ class _Bins:
         return found
 
 
-def _noise(ordered: Array, rows: Array, moved: Array) -> Array:
-    """The root mean square of the area under chance for each run: of a run of middling length, scaled by the root of rows."""
+def _noise(ordered: Array, rows: Array, moved: Array) -> tuple[chance.Noise, Array]:
+    """The area under chance for a run of middling length, and the scale of each run, which goes by the root of its rows."""
     gaps = np.diff(ordered)
     ranks = np.flatnonzero(gaps) + 1
     typical = int(np.clip(np.mean(moved), 1, len(ordered) - 1))
-    usual = chance.of_area(gaps[ranks - 1], ranks, len(ordered) - typical, typical).rms
+    usual = chance.of_area(gaps[ranks - 1], ranks, len(ordered) - typical, typical)
     scaling: Array = np.sqrt((1 / rows + 1 / moved) / (1 / typical + 1 / (len(ordered) - typical)))
-    return usual * scaling
+    return usual, scaling
 
 
 def _units(ordered: Array, segment: Array, bins: _Bins, outside: Array, runs: _Runs) -> Array:

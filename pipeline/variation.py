@@ -22,12 +22,15 @@ if TYPE_CHECKING:
     from pipeline.policies import Drift
     from pipeline.pooling import Array, Kind, Kinds, Sample
     from pipeline.seasons import Season
+    from pipeline.stretches import Stretches
 
 
 # Share of windows in which natural variation may raise an alarm, all signals of a job together.
 _FALSE_ALARMS = 0.005
 _QUANTILE = 0.99
 _NO_SPREAD = 1e-6
+# Chance itself varies: what it explains on average is taken for this many deviations more.
+_DOUBT = 3.0
 
 
 def natural(
@@ -45,21 +48,30 @@ def natural(
     by itself and has an entry of its own, under `pipeline.policies.MISSING` and the column's name. Columns with too few
     stretches are absent. ``columns`` is how many columns the job watches, if not those of ``kinds``.
     """
-    seen: dict[str, list[NDArray[np.float64]]] = {}
+    seen: dict[str, list[Stretches]] = {}
     full, asked = with_missing(sample, kinds)
     cells = seasons.cells(season, starts)
     for cell in np.unique(cells):
         own = cells == cell
         stretch = np.unique(starts[own], return_inverse=True)[1]
         part = {name: full[name][own] for name in asked}
-        for name, effects in stretches.stretch_effects(part, asked, stretch, policy.window, policy.min_rows).items():
-            seen.setdefault(name, []).append(effects)
+        for name, found in stretches.stretch_effects(part, asked, stretch, policy.window, policy.min_rows).items():
+            seen.setdefault(name, []).append(found)
     signals = len(asked) if columns is None else 2 * columns
+    return {name: _beyond_chance(policy, found, signals) for name, found in seen.items()}
+
+
+def _beyond_chance(policy: Drift, found: list[Stretches], signals: int) -> float:
+    """The `limit` of what chance does not explain: of rows that are drawn from one distribution nothing is left."""
+    effects, by_chance = (
+        np.concatenate(parts) for parts in zip(*((f.effects, f.by_chance) for f in found), strict=True)
+    )
     # Stretches of a window longer than an interval overlap and count as so many fewer.
-    return {
-        name: limit(policy, together, signals, len(together) / policy.window)
-        for name, together in ((name, np.concatenate(effects)) for name, effects in seen.items())
-    }
+    independent = max(len(effects) / policy.window, 2.0)
+    squares, explained = float(np.mean(effects**2)), float(np.mean(by_chance)) * (1 + _DOUBT / math.sqrt(independent))
+    if explained >= squares:
+        return 0.0
+    return math.sqrt(1 - explained / squares) * limit(policy, effects, signals, independent)
 
 
 def limit(policy: Drift, effects: NDArray[np.float64], signals: int, independent: float) -> float:

@@ -49,7 +49,7 @@ class Course:
         reference, starts = world.days(0, TRAINED_DAYS, rows, most_rows=policy.sample_rows)
         ladder = seasons.ladder(policy.reference, _DAILY, policy.window)
         natural = {season: variation.natural(policy, reference, world.kinds, starts, season) for season in ladder}
-        aucs = detectors.natural_separations(policy, reference, world.kinds, starts, 0)
+        aucs = detectors.natural_separations(policy, reference, world.kinds, starts, ladder, 0)
         apart = 0.5 + variation.limit(policy, aucs - 0.5, 1, len(aucs)) if aucs is not None else None
         return cls(policy, world, reference, starts, natural, apart)
 

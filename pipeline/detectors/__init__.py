@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 from scipy.stats import chi2_contingency, ks_2samp
 
+from pipeline import seasons
 from pipeline.detectors.encoding import Categories, pooled
 from pipeline.detectors.separation import FOLDS, Separation, Sides, Trees, compare
 from pipeline.effects import Array, Kind, Kinds, Sample, present
@@ -21,6 +22,7 @@ from pipeline.errors import TerminalError
 
 if TYPE_CHECKING:
     from pipeline.policies import Drift
+    from pipeline.seasons import Season
 
 __all__ = [
     "AlibiDetector",
@@ -74,11 +76,14 @@ def detector(name: DetectorName) -> Detector:
     return AlibiDetector() if name == "alibi" else ScipyDetector()
 
 
-def natural_separations(policy: Drift, sample: Sample, kinds: Kinds, starts: Array, seed: int) -> Array | None:
-    """The AUCs by which a classifier tells stretches of the training period from the rest of it.
+def natural_separations(
+    policy: Drift, sample: Sample, kinds: Kinds, starts: Array, ladder: tuple[Season, ...], seed: int
+) -> Array | None:
+    """The AUCs by which a classifier tells stretches of the training period from the rest of their season.
 
-    ``starts`` is the interval of each row. Up to twelve stretches as long as a window, evenly spread, none overlapping.
-    ``None`` when nothing is asked for, or when fewer than four could be told.
+    ``starts`` is the interval start of each row (minutes since 1970), ``ladder`` as of `pipeline.seasons.ladder`. Up to
+    twelve stretches as long as a window, evenly spread, none overlapping. ``None`` when nothing is asked for, or when fewer
+    than four could be told.
     """
     if not policy.multivariate:
         return None
@@ -88,9 +93,12 @@ def natural_separations(policy: Drift, sample: Sample, kinds: Kinds, starts: Arr
     found = []
     for first in firsts.round().astype(int):
         inside = (position >= first) & (position < first + policy.window)
-        if min(np.count_nonzero(inside), np.count_nonzero(~inside)) < policy.min_rows:
+        needed = {"min_intervals": policy.reference.min_intervals, "min_rows": policy.min_rows}
+        _, alike = seasons.alike(ladder, starts, np.unique(starts[inside]), **needed)
+        outside = alike & ~inside
+        if min(np.count_nonzero(inside), np.count_nonzero(outside)) < policy.min_rows:
             continue
-        rest, own = ({name: values[side] for name, values in sample.items()} for side in (~inside, inside))
+        rest, own = ({name: values[side] for name, values in sample.items()} for side in (outside, inside))
         separation = ScipyDetector().separation(rest, own, kinds, rows=_STRETCH_ROWS, seed=seed)
         found += [separation.auc] if separation is not None else []
     return np.array(found) if len(found) >= _FEWEST_STRETCHES else None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import detectors, engine, performance, variation
+from pipeline import detectors, engine, performance, seasons, variation
 from pipeline.errors import NotEnoughLabels
 from pipeline.reports import Profile
 from pipeline.steps import reference
@@ -103,7 +103,9 @@ def _natural(ctx: JobContext, sample: pa.Table, season: Season) -> dict[str, flo
 
 def _separation(ctx: JobContext, sample: pa.Table) -> float | None:
     policy, columns = ctx.job.drift, reference.features(ctx, sample)
-    found = detectors.natural_separations(policy, columns, ctx.kinds, sample[INTERVAL].to_numpy(), ctx.job.model.seed)
+    ladder = seasons.ladder(policy.reference, ctx.job.cadence, policy.window)
+    starts = sample[INTERVAL].to_numpy()
+    found = detectors.natural_separations(policy, columns, ctx.kinds, starts, ladder, ctx.job.model.seed)
     return 0.5 + variation.limit(policy, found - 0.5, 1, len(found)) if found is not None else None
 
 

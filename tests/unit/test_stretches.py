@@ -51,7 +51,9 @@ def test_the_effect_of_a_run_is_that_of_its_rows_against_all_others(rng: np.rand
     assert set(got) == set(sample)
     for name, values in sample.items():
         runs = [(stretch == first) | (stretch == first + 1) for first in range(19)]
-        assert got[name] == pytest.approx([corrected(values, inside) for inside in runs], rel=0.02, abs=0.006), name
+        assert got[name].effects == pytest.approx(
+            [corrected(values, inside) for inside in runs], rel=0.02, abs=0.006
+        ), name
 
 
 def test_distinct_interval_indices_count_as_consecutive_whatever_their_values_and_order(
@@ -61,8 +63,8 @@ def test_distinct_interval_indices_count_as_consecutive_whatever_their_values_an
     for values in (rng.normal(size=600), rng.poisson(1, 600) * 1.0, many(rng, 600)):
         plain = stretch_effects({"x": values}, {"x": kind_of(values)}, stretch, 2, 50)
         shuffled = stretch_effects({"x": values[order]}, {"x": kind_of(values)}, (stretch * 7 - 30)[order], 2, 50)
-        assert plain["x"] == pytest.approx(shuffled["x"], rel=1e-12)
-        assert len(plain["x"]) == 5
+        assert plain["x"].effects == pytest.approx(shuffled["x"].effects, rel=1e-12)
+        assert len(plain["x"].effects) == 5
 
 
 def test_natural_variation_is_unknown_with_fewer_than_four_runs(rng: np.random.Generator) -> None:
@@ -80,3 +82,17 @@ def test_a_column_without_enough_values_has_no_natural_variation(rng: np.random.
     sample = {"full": rng.normal(size=500), "empty": np.full(500, np.nan), "half": np.where(stretch < 3, 1.0, np.nan)}
     got = stretch_effects(sample, dict.fromkeys(sample, "number"), stretch, window=1, min_rows=50)  # type: ignore[arg-type]
     assert set(got) == {"full"}
+
+
+def test_what_chance_leaves_of_the_effects_is_told(rng: np.random.Generator) -> None:
+    stretch = np.repeat(np.arange(150), 400)
+    weights = 1 / np.arange(1, 31)
+    sample = {
+        "number": rng.normal(size=60_000),
+        "skewed": rng.lognormal(size=60_000),
+        "category": rng.choice(texts(*"abcdefghijklmnopqrstuvwxyz0123"), 60_000, p=weights / weights.sum()),
+    }
+    for name, found in stretch_effects(
+        sample, {name: kind_of(v) for name, v in sample.items()}, stretch, window=1, min_rows=50
+    ).items():
+        assert np.mean(found.by_chance) == pytest.approx(np.mean(found.effects**2), rel=0.5), name

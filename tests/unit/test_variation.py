@@ -66,3 +66,12 @@ def test_windows_that_overlap_get_no_credit_for_persistence() -> None:
     alone, daily, weekly = Drift(violations=1, of_last=1), Drift(), Drift(window=7)
     assert variation.exceedance(weekly, 4) == variation.exceedance(alone, 4) == 0.005 / 4
     assert variation.exceedance(daily, 4) == pytest.approx((0.005 / 8) ** 0.5)
+
+
+def test_rows_of_one_distribution_have_no_natural_variation_however_few_they_are(rng: np.random.Generator) -> None:
+    starts = np.repeat(MONDAY + 1440 * np.arange(DAYS), 300)
+    levels = np.array([f"level {level}" for level in range(20)], dtype=object)
+    sample = {"x": rng.normal(size=len(starts)), "c": rng.choice(levels, len(starts))}
+    found = variation.natural(Drift(), sample, {"x": "number", "c": "category"}, starts, "weekday")
+    assert found["x"] < 0.1
+    assert found["c"] < 0.06
