@@ -48,6 +48,7 @@ def columns(
     importance: Mapping[str, float] | None = None,
     faults: Sequence[Fault] = (),
     earlier: Sequence[Sequence[ColumnDrift]] = (),
+    stretch: Array | None = None,
     seed: int = 0,
 ) -> tuple[ColumnDrift, ...]:
     """The evidence and the verdict of every column of ``kinds``, in their order. Every number is finite or None.
@@ -55,9 +56,11 @@ def columns(
     Three signals are watched, each with significance corrected over the columns and a limit of its own: the distribution
     (the effect against the threshold: ``policy.thresholds``, else ``policy.effect`` or ``policy.mass`` raised to what is
     ``natural`` to the column), the share of missing values, and the share of unseen categories. A column moved when one
-    of them did. It drifts when it also moved in enough of ``earlier``, the columns of the latest intervals before, oldest
-    first. It has ``insufficient_data`` when it moved in no way and a side holds too few values or no test is possible,
-    when it is at ``faults``, and, for a prediction, when anything is: it rests on what is broken.
+    of them did, and when no single interval did it alone, if the window holds several: ``stretch`` is that of each row.
+
+    It drifts when it also moved in enough of ``earlier``, the columns of the latest intervals before, oldest first. It has
+    ``insufficient_data`` when it moved in no way and a side holds too few values or no test is possible, when it is at
+    ``faults``, and, for a prediction, when anything is: it rests on what is broken.
     """
     seen = {name: _Seen.of(reference[name], current[name], kind, seed) for name, kind in kinds.items()}
     tested = {
@@ -76,6 +79,10 @@ def columns(
     for name, kind in kinds.items():
         limits = _Limits.of(policy, name, kind, natural)
         signals = tuple(s for s in _SIGNALS if name in significant[s] and seen[name].exceeds(s, limits))
+        if signals and stretch is not None:
+            without = [current[name][stretch != one] for one in np.unique(stretch)] if np.ptp(stretch) else []
+            rest = [_Seen.of(reference[name], values, kind, seed) for values in without]
+            signals = tuple(s for s in signals if all(other.exceeds(s, limits) for other in rest))
         detail = broken.get(name)
         if detail is None and broken and roles[name] != "feature":
             detail = "rests on broken data: " + next(iter(broken.values()))

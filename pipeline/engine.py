@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _NULL_HASH = np.uint64(0xA0761D6478BD642F)
+# Values that tell whether a text column has few different ones.
+_PROBED = 1000
 
 
 @dataclass(frozen=True)
@@ -216,36 +218,53 @@ def _value_hashes(values: pa.Array) -> NDArray[Any]:
     """A uint64 per value, equal for equal values of related types."""
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
-    missing = _numpy(values.is_null())
     kind = values.type
     if pa.types.is_floating(kind):
-        hashes = _float_hashes(_numpy(pc.fill_null(values.cast(pa.float64()), 0.0)))
+        hashes = _float_hashes(_numpy(_filled(values.cast(pa.float64()), 0.0)))
     elif pa.types.is_integer(kind) or pa.types.is_boolean(kind):
         hashes = _mix(_integers(values, pa.uint64()))
     elif pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         instants = values.cast(pa.timestamp("us", getattr(kind, "tz", None)), safe=False)
         hashes = _mix(_integers(instants, pa.int64()))
     else:
-        # SipHash, with the fixed key of pandas.
-        hashes = pd.util.hash_array(_texts(values), categorize=False)
-    hashes[missing] = _NULL_HASH
+        hashes = _text_hashes(values)
+    if values.null_count:
+        hashes[_numpy(values.is_null())] = _NULL_HASH
     return hashes
+
+
+def _filled(values: pa.Array, value: float) -> pa.Array:
+    return pc.fill_null(values, value) if values.null_count else values
+
+
+def _text_hashes(values: pa.Array) -> NDArray[Any]:
+    """SipHash, with the fixed key of pandas; of a column with few different values each is hashed once."""
+    texts = pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
+    few = values[:_PROBED]
+    if texts and 2 * pc.count_distinct(few, mode="all").as_py() < len(few):
+        encoded = values.dictionary_encode()
+        distinct = pd.util.hash_array(_numpy(encoded.dictionary), categorize=False)
+        hashes: NDArray[Any] = np.append(distinct, _NULL_HASH)[_numpy(_filled(encoded.indices, len(distinct)))]
+        return hashes
+    return pd.util.hash_array(_texts(values), categorize=False)
 
 
 def _integers(values: pa.Array, kind: pa.DataType) -> NDArray[Any]:
     """Values as the 64 bits of an integer (negative ones in two's complement), null as 0."""
-    return _numpy(pc.fill_null(values.cast(kind, safe=False), 0)).view(np.uint64)
+    return _numpy(_filled(values.cast(kind, safe=False), 0)).view(np.uint64)
 
 
 def _float_hashes(values: NDArray[Any]) -> NDArray[Any]:
     """Whole numbers hash like the integer; others by their bits."""
     whole = (np.abs(values) < 2.0**63) & (values == np.floor(values))
+    if not whole.any():
+        return _mix(values.view(np.uint64))
     bits = np.where(whole, np.where(whole, values, 0.0).astype(np.int64), values.view(np.int64))
     return _mix(bits.view(np.uint64))
 
 
 def _texts(values: pa.Array) -> NDArray[Any]:
-    """Values as str objects, null as None; a text key is mostly unique, so it is not dictionary-encoded."""
+    """Values as str objects, null as None."""
     if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
         return _numpy(values)
     return _categories(values)
@@ -253,9 +272,12 @@ def _texts(values: pa.Array) -> NDArray[Any]:
 
 def _mix(bits: NDArray[Any]) -> NDArray[Any]:
     """The finaliser of splitmix64 (Steele, Lea and Flood, 2014): every input bit reaches every output bit."""
-    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.bitwise_xor(bits, bits >> np.uint64(31))
+    bits = bits ^ (bits >> np.uint64(30))
+    bits *= np.uint64(0xBF58476D1CE4E5B9)
+    bits ^= bits >> np.uint64(27)
+    bits *= np.uint64(0x94D049BB133111EB)
+    bits ^= bits >> np.uint64(31)
+    return bits
 
 
 def _check_answer(values: NDArray[Any], shape: tuple[int, ...]) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _FALSE_ALARMS = 0.005
 _QUANTILE = 0.99
 _NO_SPREAD = 1e-6
+_MOST = 300.0  # logarithm of an effect
 # Chance itself varies: what it explains on average is taken for this many deviations more.
 _DOUBT = 3.0
 
@@ -80,16 +81,20 @@ def limit(policy: Drift, effects: NDArray[np.float64], signals: int, independent
     At least the 99th percentile of what was seen, and a prediction limit of one more, at a level that leaves all
     ``signals`` together one false alarm in two hundred windows: Student's t for so few ``independent`` ones (Hahn and Meeker
     1991, Statistical Intervals), or the quantile of a gamma distribution of their mean and variance where that is longer,
-    since effects are skewed.
+    since effects are skewed. Effects that vary by more than their mean, such as those of rain, are bounded by their logarithms.
     """
     seen = float(np.quantile(effects, _QUANTILE, method="higher"))
     mean, spread = float(np.mean(effects)), float(np.std(effects, ddof=1))
     if spread <= _NO_SPREAD * mean or mean <= 0:
         return seen
     level, count = 1 - exceedance(policy, signals), max(independent, 2.0)
+    deviations, widened = float(stdtrit(count - 1, level)), math.sqrt(1 + 1 / count)
     skewed = float(gammaincinv((mean / spread) ** 2, level)) * spread**2 / mean - mean
-    beyond = max(skewed, float(stdtrit(count - 1, level)) * spread)
-    return max(seen, mean + beyond * math.sqrt(1 + 1 / count))
+    bound = max(seen, mean + max(skewed, deviations * spread) * widened)
+    logs = np.log(effects[effects > 0])
+    if spread <= mean or len(logs) < 3:
+        return bound
+    return max(bound, math.exp(min(float(np.mean(logs)) + deviations * widened * float(np.std(logs, ddof=1)), _MOST)))
 
 
 def exceedance(policy: Drift, signals: int) -> float:

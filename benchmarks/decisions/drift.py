@@ -53,8 +53,11 @@ class Course:
         apart = 0.5 + variation.limit(policy, aucs - 0.5, 1, len(aucs)) if aucs is not None else None
         return cls(policy, world, reference, starts, natural, apart)
 
-    def judge(self, number: int, current: Rows, rows: int) -> Verdicts:
-        """The verdicts on the day ``number``; ``rows`` is how many rows it has, ``current`` those that are looked at."""
+    def judge(self, number: int, current: Rows, rows: int, stretch: NDArray[np.int64] | None = None) -> Verdicts:
+        """The verdicts on the day ``number``; ``rows`` is how many rows it has, ``current`` those that are looked at.
+
+        ``stretch`` is the day of each, when the window holds several.
+        """
         policy, kinds = self.policy, self.world.kinds
         ladder = seasons.ladder(policy.reference, _DAILY, policy.window)
         season, alike = seasons.alike(
@@ -65,7 +68,9 @@ class Course:
             min_rows=policy.min_rows,
         )
         reference = {name: values[alike] for name, values in self.reference.items()}
-        faults = breakage.find(reference, current, kinds, rows=rows, usual_rows=[rows] * 8)
+        faults = breakage.find(
+            reference, current, kinds, rows=rows, usual_rows=[rows] * 8, history=self.reference, stretch=self.starts
+        )
         detector = detectors.detector(policy.detector)
         enough = len(next(iter(current.values()))) >= policy.min_rows
         before = self.earlier[-(policy.of_last - 1) :] if policy.of_last > 1 else []
@@ -79,6 +84,7 @@ class Course:
             natural=self.natural[season],
             faults=faults,
             earlier=[judged for judged, _ in before],
+            stretch=stretch,
         )
         whole = None
         if policy.multivariate and enough:

@@ -95,7 +95,11 @@ def thresholds(world: World | Resampled, policy: Drift, first: int, rows: int, b
         if season == "all" or policy.window == 1
     )
     seen = variation.course(policy, sample, world.kinds, starts, season)
-    floors = {name: policy.effect if world.kinds.get(name) == "number" else policy.mass for name in seen}
+    natural = variation.natural(policy, sample, world.kinds, starts, season)
+    floors = {
+        name: max(policy.effect if world.kinds.get(name) == "number" else policy.mass, natural.get(name, 0.0))
+        for name in seen
+    }
     rule = {"violations": policy.violations, "of_last": policy.of_last, "window": policy.window}
     found = calibration.calibrate(seen, floors, **rule, budget=budget)
     if found is None:
@@ -113,8 +117,8 @@ def alarms(world: World | Resampled, policy: Drift, rows: int, days: int, *, cal
     course = Course.trained(policy, world, rows)
     found = []
     for number in range(first, first + days):
-        current, _ = world.days(number - policy.window + 1, policy.window, rows)
-        found.append(course.judge(number, current, len(next(iter(current.values())))).is_alarm)
+        current, stretch = world.days(number - policy.window + 1, policy.window, rows)
+        found.append(course.judge(number, current, len(stretch), stretch).is_alarm)
     return found
 
 

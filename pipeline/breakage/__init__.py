@@ -33,6 +33,7 @@ def find(
     earlier: Mapping[str, tuple[int, ...]] = {},
     duplicated_share: float = 0.0,
     usual_duplicated_share: float = 0.0,
+    history: Sample | None = None,
     stretch: Array | None = None,
 ) -> tuple[Fault, ...]:
     """What is broken: first the faults of the whole partition, then those of the columns of ``kinds``.
@@ -42,8 +43,9 @@ def find(
     by their start; ``duplicated_share`` is the share of rows that repeat another one of the interval in every feature,
     ``usual_duplicated_share`` that of the reference. Distributions are judged with at least 50 values on both sides.
 
-    ``stretch`` is the interval of each reference row. With it, nothing is called a fault that columns show by themselves in
-    the reference's own intervals: a month fills all of a day, a dry day has one value, gusts are missing without wind.
+    ``stretch`` is the interval of each row of ``history``, by default the reference; more than the like of the current
+    interval may be given. With it, nothing is called a fault that columns may show by themselves, judged by these intervals:
+    a month fills all of a day, a dry day has one value, gusts are missing without wind.
 
     Never raises for values of any kind: NaN, infinite, constant, none at all.
     """
@@ -55,5 +57,5 @@ def find(
         return (
             *against_history(rows, usual_rows, sketch, earlier),
             *partition.repeated_within(compared, duplicated_share, usual_share),
-            *columns.faults(reference, current, kinds, stretch),
+            *columns.faults(reference, current, kinds, reference if history is None else history, stretch),
         )

@@ -43,7 +43,7 @@ _MANY = 10
 # A commonest value of the reference with this share is an atom; when it has gone, values have moved, not stuck.
 _ATOM = 0.1
 _STAYS = 0.5
-# What one interval of the reference in twenty shows is natural; a fault is a quarter beyond, as drift has to be.
+# A fault is a quarter beyond what is natural.
 _HEADROOM = 1.25
 
 # A recoded column is mostly new, and keeps at least a quarter of the variety outside of its commonest value.
@@ -90,10 +90,10 @@ _CONVERSIONS: tuple[tuple[str, float, float], ...] = (
 )
 
 
-def faults(reference: Sample, current: Sample, kinds: Kinds, stretch: Array | None) -> Iterator[Fault]:
+def faults(reference: Sample, current: Sample, kinds: Kinds, history: Sample, stretch: Array | None) -> Iterator[Fault]:
     """The faults of the columns of ``kinds`` that the reference has, at most two a column: of missing and of present values.
 
-    ``stretch`` is the interval of each reference row, if known; see `pipeline.breakage.find`.
+    ``stretch`` is the interval of each row of ``history``, if known; see `pipeline.breakage.find`.
     """
     pairs: list[_Pair] = []
     for column, kind in kinds.items():
@@ -104,8 +104,8 @@ def faults(reference: Sample, current: Sample, kinds: Kinds, stretch: Array | No
             yield Fault(kind="schema", column=column, detail=detail)
             continue
         contents: Callable[[Array], Contents] = Numbers.of if kind == "number" else Categories.of
-        values = reference[column]
-        pair = _Pair(column, kind, contents(values), contents(current[column]), values, stretch)
+        sides = (contents(reference[column]), contents(current[column]))
+        pair = _Pair(column, kind, *sides, history[column], stretch)
         yield from _gone(pair)
         if min(pair.usual.count, pair.seen.count) >= _MIN_VALUES:
             pairs.append(pair)
@@ -120,7 +120,7 @@ def faults(reference: Sample, current: Sample, kinds: Kinds, stretch: Array | No
 class _Pair:
     """One column, as the reference has it (usual) and as it was delivered (seen).
 
-    ``values`` are the reference's rows and ``stretch`` their intervals, if known.
+    ``values`` are the rows of the history and ``stretch`` their intervals, if known.
     """
 
     column: str

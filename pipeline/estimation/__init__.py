@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from pipeline.estimates import Expected
 from pipeline.estimation.calibration import calibrated
@@ -74,10 +75,12 @@ def expect(task: Task, metric: MetricName, holdout: Holdout, window: Window, *, 
     if task != "regression" and len(np.unique(held.known_truth)) < 2:
         return None
     sides = encode(held, now)
-    if task == "binary":
-        found = calibrated(metric, held, now, sides, np.random.default_rng(seed))
-    else:
-        found = from_losses(metric, held, now, sides)
+    # On rows as few as these, several threads wait for each other longer than they work.
+    with threadpool_limits(1, user_api="openmp"):
+        if task == "binary":
+            found = calibrated(metric, held, now, sides, np.random.default_rng(seed))
+        else:
+            found = from_losses(metric, held, now, sides)
     # The farther a shift has carried the metric, the more of it rests on what was learned from few rows.
     spread = _Z95 * float(np.hypot(found.deviation, _DOUBT * (found.value - found.in_holdout)))
     value, low, high = found.value, found.value - spread, found.value + spread + found.unseen

@@ -46,14 +46,17 @@ def calibrate(ctx: JobContext, span: Interval, *, budget: float) -> Calibration:
     season = _season(ctx, starts)
     seen = variation.course(job.drift, columns, kinds, starts, season)
     numbers = {name for name, kind in kinds.items() if kind == "number"}
-    floors = {name: job.drift.effect if name in numbers else job.drift.mass for name in seen}
+    natural = variation.natural(job.drift, columns, kinds, starts, season)
+    floors = {
+        name: max(job.drift.effect if name in numbers else job.drift.mass, natural.get(name, 0.0)) for name in seen
+    }
     rule = {"violations": job.drift.violations, "of_last": job.drift.of_last}
     found = calibration.calibrate(seen, floors, **rule, window=job.drift.window, budget=budget, seed=job.model.seed)
     if found is None:
         raise _too_short(ctx, span, len(np.unique(starts)))
-    natural = variation.natural(job.drift, columns, kinds, starts, season)
-    current = {name: max(floor, natural.get(name, 0.0)) for name, floor in floors.items()}
-    current |= {_internal(name): limit for name, limit in job.drift.thresholds.items() if _internal(name) in floors}
+    current = floors | {
+        _internal(name): limit for name, limit in job.drift.thresholds.items() if _internal(name) in floors
+    }
     return Calibration(
         job=job.name,
         start=span.start,

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 
-from pipeline import breakage, engine
+from pipeline import breakage, engine, seasons
 from pipeline.errors import ContractViolation, NoData
 from pipeline.intervals import format_instant
 from pipeline.steps import plan, validate
+from pipeline.steps.context import INTERVAL
 from pipeline.steps.sampling import KeySample, comparable
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from pipeline.intervals import Interval
     from pipeline.steps.context import JobContext
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Window:
     """At most ``drift.sample_rows`` rows of the window, and of its last interval how many rows it has and a sketch.
 
-    ``left_out`` is a sentence on the intervals that are not among them. ``duplicated`` is the share of sampled rows of the
+    Each row has the start of its interval, in minutes since 1970, in the column ``INTERVAL``. ``left_out`` is a sentence on the intervals that are not among them. ``duplicated`` is the share of sampled rows of the
     last interval that repeat another one in every feature.
     """
 
@@ -57,7 +57,8 @@ def window(ctx: JobContext, span: Interval) -> Window:
                 if is_last:
                     sketch = breakage.sketch(_feature_hashes(ctx, rows), sketch)
             if (found := own.table()) is not None:
-                sample.add(found)
+                starts = seasons.starts_of([part.start] * found.num_rows)
+                sample.add(found.append_column(INTERVAL, pa.array(starts)))
         except ContractViolation:
             if is_last:
                 raise

@@ -12,7 +12,7 @@ from pipeline import breakage, detectors, drift, effects, engine, impact, pages,
 from pipeline.errors import InvalidRequest, TerminalError
 from pipeline.intervals import Interval, format_instant
 from pipeline.steps import current, estimate, history, incidents, profile, reference
-from pipeline.steps.context import PREDICTION
+from pipeline.steps.context import INTERVAL, PREDICTION
 from pipeline.verdicts import DriftReport
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _report(ctx: JobContext, interval: Interval, quiet: bool) -> DriftReport:
     earlier = history.earlier(ctx, interval, model.ref.version)
     usual = reference.usual_rows(ctx, model, interval)
     faults = _faults(ctx, model, compared, columns, seen, usual, earlier)
-    judged, separation = _judged(ctx, model, compared, columns, faults, earlier)
+    judged, separation = _judged(ctx, model, compared, columns, seen, faults, earlier)
     judged = _with_impact(ctx, model, compared, seen.rows, judged)
     verdict, reason, tier = drift.window(job.drift, seen.rows.num_rows, judged, separation, faults)
     report = DriftReport(
@@ -135,6 +135,7 @@ def _faults(
         earlier={format_instant(report.start): report.sketch for report in earlier},
         duplicated_share=seen.duplicated,
         usual_duplicated_share=current.duplicated(ctx, model.reference),
+        history=compared.history,
         stretch=compared.starts,
     )
 
@@ -144,6 +145,7 @@ def _judged(
     model: LoadedModel,
     compared: Compared,
     columns: Columns,
+    seen: Window,
     faults: Sequence[Fault],
     earlier: Sequence[DriftReport],
 ) -> tuple[tuple[ColumnDrift, ...], Multivariate | None]:
@@ -165,6 +167,7 @@ def _judged(
         importance=model.profile.importance or None,
         faults=faults,
         earlier=[[_internal(column) for column in report.columns] for report in before],
+        stretch=seen.rows[INTERVAL].to_numpy(),
         seed=job.model.seed,
     )
     judged = tuple(c.model_copy(update={"column": _SHOWN_AS.get(c.column, c.column)}) for c in judged)

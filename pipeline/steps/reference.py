@@ -34,10 +34,12 @@ _VOLUMES = 60
 class Compared:
     """The reference of one window: a sample per column, what variation is natural to each, and both in words.
 
-    ``starts`` holds the interval start of each row of the features, in minutes since 1970.
+    ``history`` has the features of more than the like of the window, if there are any, and ``starts`` the interval start of
+    each of its rows, in minutes since 1970.
     """
 
     sample: Columns
+    history: Columns
     starts: NDArray[np.int64]
     natural: Mapping[str, float]
     described: str
@@ -116,9 +118,8 @@ def _training(ctx: JobContext, model: LoadedModel, window: Interval) -> Compared
     sample[PREDICTION] = values(held.filter(pa.array(alike))[PREDICTION])
     natural = {**_natural(model, season), PREDICTION: _natural(model, own).get(PREDICTION, 0.0)}
     told = "" if season == "all" else f", {seasons.described(season)}"
-    return Compared(
-        sample, own_rows[INTERVAL].to_numpy(), natural, f"the training data of version {model.ref.version}{told}"
-    )
+    described = f"the training data of version {model.ref.version}{told}"
+    return Compared(sample, features(ctx, rows), rows[INTERVAL].to_numpy(), natural, described)
 
 
 def _previous(ctx: JobContext, model: LoadedModel, window: Interval) -> Compared | None:
@@ -140,8 +141,8 @@ def _previous(ctx: JobContext, model: LoadedModel, window: Interval) -> Compared
     if table is None or used < policy.min_intervals:
         return None
     told = "" if season == "all" else f", {seasons.described(season)}"
-    starts = table[INTERVAL].to_numpy()
-    return Compared(columns(ctx, model, table), starts, _natural(model, season), f"{used} intervals before{told}")
+    rows, starts = columns(ctx, model, table), table[INTERVAL].to_numpy()
+    return Compared(rows, rows, starts, _natural(model, season), f"{used} intervals before{told}")
 
 
 def windows_before(ctx: JobContext, window: Interval) -> tuple[list[Interval], Season]:

@@ -144,6 +144,13 @@ class TestColumns:
         found = only_column(numbers(*range(10)), numbers(*range(5, 15)), min_rows=5)
         assert (found.effect, found.verdict) == (pytest.approx(found.effect), "stable")
 
+    def test_what_one_interval_of_the_window_did_alone_is_no_drift(self, rng: np.random.Generator) -> None:
+        reference, stretch = rng.normal(size=5_000), np.repeat(np.arange(7), 100)
+        alone, together = (rng.normal(np.where(days, 3.0, 0.0)) for days in (stretch == 4, stretch >= 4))
+        assert only_column(reference, alone).verdict == "drift"
+        assert only_column(reference, alone, stretch=stretch).verdict == "stable"
+        assert only_column(reference, together, stretch=stretch).verdict == "drift"
+
     def test_a_change_within_what_is_natural_is_no_drift(self, rng: np.random.Generator) -> None:
         reference, current = rng.normal(size=5_000), rng.normal(0.42, 1, 5_000)
         assert only_column(reference, current, natural={"x": 0.46}).verdict == "stable"
