@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from pipeline.pooling import Array, Kind, Kinds, Sample
     from pipeline.verdicts import Fault, Role, Signal, Tier, Verdict
 
-# However much the missing share wandered in training, this many more rows without a value are never natural.
-_MISSING_CEILING = 0.5
+# A change of the missing share that is told as early as an effect at its threshold.
+_MANY_MISSING = 0.5
 # A feature with less than this share of the importance moves no prediction worth a message.
 NEGLIGIBLE = 0.01
 _SEPARATION_P = 0.01
@@ -195,7 +195,7 @@ class _Limits:
         # What is natural to a category's effect includes its missing rows; a number's missing share has its own.
         gone = effect if kind == "category" else policy.thresholds.get(MISSING + name, missing)
         gone = max(policy.mass, gone)
-        return cls(effect, min(gone, _MISSING_CEILING), max(policy.mass, effect if kind == "category" else 0.0))
+        return cls(effect, gone, max(policy.mass, effect if kind == "category" else 0.0))
 
 
 def _finite(value: float | None) -> float:
@@ -383,7 +383,7 @@ def _fault_tier(judged: Sequence[ColumnDrift], faults: Sequence[Fault]) -> Tier:
 def _severity(column: ColumnDrift) -> tuple[float, float, float]:
     ratio = (column.effect or 0.0) / max(column.threshold, 1e-12)
     gone = abs(column.null_share - column.reference_null_share)
-    return (column.role == "prediction", max(ratio, gone / _MISSING_CEILING) * (column.importance or 1.0), ratio)
+    return (column.role == "prediction", max(ratio, gone / _MANY_MISSING) * (column.importance or 1.0), ratio)
 
 
 def _significant(p_values: Mapping[str, float], policy: Drift) -> set[str]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # Share of windows in which natural variation may raise an alarm, all signals of a job together.
 _FALSE_ALARMS = 0.005
-_QUANTILE = 0.99
+_QUANTILE, _QUANTILE_MISSING = 0.99, 0.95
 _NO_SPREAD = 1e-6
 _MOST = 300.0  # logarithm of an effect
 # Chance itself varies: what it explains on average is taken for this many deviations more.
@@ -59,10 +59,14 @@ def natural(
         for name, found in stretches.stretch_effects(part, asked, stretch, policy.window, policy.min_rows).items():
             seen.setdefault(name, []).append(found)
     signals = len(asked) if columns is None else 2 * columns
-    return {name: _beyond_chance(policy, found, signals) for name, found in seen.items()}
+    # A delivery without values, the commonest fault, may be among those of the training: it must not make the next natural.
+    return {
+        name: _beyond_chance(policy, found, signals, _QUANTILE_MISSING if name.startswith(MISSING) else _QUANTILE)
+        for name, found in seen.items()
+    }
 
 
-def _beyond_chance(policy: Drift, found: list[Stretches], signals: int) -> float:
+def _beyond_chance(policy: Drift, found: list[Stretches], signals: int, quantile: float) -> float:
     """The `limit` of what chance does not explain: of rows that are drawn from one distribution nothing is left."""
     effects, by_chance = (
         np.concatenate(parts) for parts in zip(*((f.effects, f.by_chance) for f in found), strict=True)
@@ -72,18 +76,20 @@ def _beyond_chance(policy: Drift, found: list[Stretches], signals: int) -> float
     squares, explained = float(np.mean(effects**2)), float(np.mean(by_chance)) * (1 + _DOUBT / math.sqrt(independent))
     if explained >= squares:
         return 0.0
-    return math.sqrt(1 - explained / squares) * limit(policy, effects, signals, independent)
+    return math.sqrt(1 - explained / squares) * limit(policy, effects, signals, independent, quantile)
 
 
-def limit(policy: Drift, effects: NDArray[np.float64], signals: int, independent: float) -> float:
+def limit(
+    policy: Drift, effects: NDArray[np.float64], signals: int, independent: float, quantile: float = _QUANTILE
+) -> float:
     """The effect from which a window is unlike the stretches of the training period, whose ``effects`` are given.
 
-    At least the 99th percentile of what was seen, and a prediction limit of one more, at a level that leaves all
+    At least the ``quantile`` of what was seen, and a prediction limit of one more, at a level that leaves all
     ``signals`` together one false alarm in two hundred windows: Student's t for so few ``independent`` ones (Hahn and Meeker
     1991, Statistical Intervals), or the quantile of a gamma distribution of their mean and variance where that is longer,
     since effects are skewed. Effects that vary by more than their mean, such as those of rain, are bounded by their logarithms.
     """
-    seen = float(np.quantile(effects, _QUANTILE, method="higher"))
+    seen = float(np.quantile(effects, quantile, method="higher"))
     mean, spread = float(np.mean(effects)), float(np.std(effects, ddof=1))
     if spread <= _NO_SPREAD * mean or mean <= 0:
         return seen

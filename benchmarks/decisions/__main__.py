@@ -19,13 +19,14 @@ _OUT = Path(__file__).parents[1] / "out" / "decisions.json"
 
 def parts(share: float) -> dict[str, Callable[[], Any]]:
     """The parts by name; ``share`` is the part of the full number of cases that is run."""
-    from benchmarks.decisions import breakage, cost, drift, estimation, side_by_side
+    from benchmarks.decisions import breakage, cost, drift, estimation, history, side_by_side
 
     def cases(full: int) -> int:
         return max(round(full * share), 1)
 
     return {
         "drift": lambda: drift.measure(cases),
+        "real history": lambda: history.measure(cases),
         "broken data": lambda: breakage.measure(cases(50)),
         "estimates": lambda: estimation.measure(cases(100)),
         "cost": cost.measure,
@@ -37,7 +38,7 @@ def main() -> None:
     """Run the parts that were asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decisions", description=__doc__)
     parser.add_argument("--short", action="store_true", help="a tenth of the cases")
-    parser.add_argument("--only", metavar="NAME", help="one part: drift, broken data, estimates, cost, side by side")
+    parser.add_argument("--only", metavar="NAME", help="one part, such as: real history")
     asked = parser.parse_args()
     known = parts(0.1 if asked.short else 1.0)
     _OUT.parent.mkdir(exist_ok=True)

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 class Window:
     """At most ``drift.sample_rows`` rows of the window, and of its last interval how many rows it has and a sketch.
 
-    Each row has the start of its interval, in minutes since 1970, in the column ``INTERVAL``. ``left_out`` is a sentence on the intervals that are not among them. ``duplicated`` is the share of sampled rows of the
-    last interval that repeat another one in every feature.
+    Each row has the start of its interval, in minutes since 1970, in the column ``INTERVAL``. ``left_out`` is a sentence on
+    the intervals that are not among them. ``duplicated`` is the share of sampled rows of the last interval that repeat
+    another one in every feature.
     """
 
     rows: pa.Table

@@ -148,8 +148,8 @@ class TestColumns:
         reference, stretch = rng.normal(size=5_000), np.repeat(np.arange(7), 100)
         alone, together = (rng.normal(np.where(days, 3.0, 0.0)) for days in (stretch == 4, stretch >= 4))
         assert only_column(reference, alone).verdict == "drift"
-        assert only_column(reference, alone, stretch=stretch).verdict == "stable"
-        assert only_column(reference, together, stretch=stretch).verdict == "drift"
+        assert only_column(reference, alone, evidence={"stretch": stretch}).verdict == "stable"
+        assert only_column(reference, together, evidence={"stretch": stretch}).verdict == "drift"
 
     def test_a_change_within_what_is_natural_is_no_drift(self, rng: np.random.Generator) -> None:
         reference, current = rng.normal(size=5_000), rng.normal(0.42, 1, 5_000)
