@@ -37,6 +37,12 @@ _LEFT_OF_VALUES = 0.25
 _STUCK_SHARE = 0.25
 _STUCK_SHARE_COMMON = 0.35
 _CONSTANT_OF_TWO = 0.3
+# A new category may win a third of the rows in a day, as a new supplier does; half of them, or a word for nothing, is a default.
+_STUCK_SHARE_NEW = 0.5
+_WORDS_FOR_NOTHING = frozenset(
+    {"", "-", "?", "default", "empty", "error", "missing", "n/a", "na", "nan", "nil", "none", "null", "other"}
+    | {"undefined", "unknown", "unspecified"}
+)
 _RARE = 0.01
 _SEVERAL = 3
 _MANY = 10
@@ -297,6 +303,8 @@ def _stuck(pair: _Pair) -> Fault | None:
     is_foreign = before < _RARE if is_number else before == 0
     is_free = is_foreign or (is_number and usual.distinct >= _MANY)
     needed = _STUCK_SHARE if is_free else _STUCK_SHARE_COMMON
+    if is_foreign and not is_number and value.strip().casefold() not in _WORDS_FOR_NOTHING:
+        needed = _STUCK_SHARE_NEW
     # Of the values a share also rises when others are missing, of the rows when fewer are.
     of_rows = now * seen.count / seen.rows - before * usual.count / usual.rows
     if usual.distinct < _SEVERAL or min(now - before, of_rows) < needed:

@@ -282,3 +282,16 @@ def test_the_order_of_rows_does_not_matter() -> None:
     current = changed(temp=some(-999.0, 0.3), price=lambda values: values * 1000)
     turned = {name: values[::-1] for name, values in current.items()}
     assert found(turned) == found(current)
+
+
+@pytest.mark.parametrize(("word", "kinds"), [("kestrel", []), ("Unknown ", ["stuck"]), ("n/a", ["stuck"])])
+def test_a_new_category_may_win_a_third_of_the_rows_but_a_word_for_nothing_may_not(
+    rng: np.random.Generator, word: str, kinds: list[str]
+) -> None:
+    carriers = np.array(["heron", "plover", "swift"], dtype=object)
+    reference, current = rng.choice(carriers, 5_000), rng.choice(carriers, 2_000)
+    current[rng.random(2_000) < 0.36] = word
+    found = breakage.find(
+        {"carrier": reference}, {"carrier": current}, {"carrier": "category"}, rows=2_000, usual_rows=[2_000] * 8
+    )
+    assert [fault.kind for fault in found] == kinds
