@@ -315,11 +315,12 @@ def first_contact(tracking_uri: str, artifacts: Path) -> int | None:
     return Registry(tracking_uri, artifacts).champion("orders")
 
 
-# One process of the tests forks while numerical libraries hold threads; the children only use SQLite.
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_processes_that_start_together_share_one_fresh_database(tmp_path: Path, tracking_uri: str) -> None:
     uri = f"sqlite:///{tmp_path / 'home' / 'mlflow.db'}"
-    with multiprocessing.get_context("fork").Pool(4) as pool:
+    # A server without threads forks them: this process has threads, whose locks a forked child would wait for.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with context.Pool(4) as pool:
         answers = pool.starmap(first_contact, [(uri, tmp_path / "artifacts")] * 4, chunksize=1)
     assert answers == [None] * 4
     assert sorted(path.name for path in (tmp_path / "home").iterdir()) == [".mlflow.db.lock", "mlflow.db"]
