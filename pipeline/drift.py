@@ -7,24 +7,18 @@ of the latest intervals. Pure functions of values; must not read a file or a clo
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-from scipy.special import ndtr
-from scipy.stats import fisher_exact
-
-from pipeline import effects
-from pipeline.policies import MISSING
-from pipeline.pooling import encoded, present
+from pipeline import signals
+from pipeline.signals import Seen
 from pipeline.verdicts import ColumnDrift, Multivariate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pipeline.effects import Sizes
     from pipeline.policies import Drift
-    from pipeline.pooling import Array, Kind, Kinds, Sample
+    from pipeline.pooling import Kinds, Sample
+    from pipeline.signals import Intervals
     from pipeline.verdicts import Fault, Role, Signal, Tier, Verdict
 
 # A change of the missing share that is told as early as an effect at its threshold.
@@ -32,7 +26,6 @@ _MANY_MISSING = 0.5
 # A feature with less than this share of the importance moves no prediction worth a message.
 NEGLIGIBLE = 0.01
 _SEPARATION_P = 0.01
-_FEWEST_FOR_NORMAL = 5
 _NAMED_COLUMNS = 3
 
 
@@ -48,7 +41,7 @@ def columns(
     importance: Mapping[str, float] | None = None,
     faults: Sequence[Fault] = (),
     earlier: Sequence[Sequence[ColumnDrift]] = (),
-    stretch: Array | None = None,
+    intervals: Intervals | None = None,
     seed: int = 0,
 ) -> tuple[ColumnDrift, ...]:
     """The evidence and the verdict of every column of ``kinds``, in their order. Every number is finite or None.
@@ -56,13 +49,13 @@ def columns(
     Three signals are watched, each with significance corrected over the columns and a limit of its own: the distribution
     (the effect against the threshold: ``policy.thresholds``, else ``policy.effect`` or ``policy.mass`` raised to what is
     ``natural`` to the column), the share of missing values, and the share of unseen categories. A column moved when one
-    of them did, and when no single interval did it alone, if the window holds several: ``stretch`` is that of each row.
+    of them did and ``intervals`` bear it out: rows of one interval are no independent witnesses.
 
     It drifts when it also moved in enough of ``earlier``, the columns of the latest intervals before, oldest first. It has
     ``insufficient_data`` when it moved in no way and a side holds too few values or no test is possible, when it is at
     ``faults``, and, for a prediction, when anything is: it rests on what is broken.
     """
-    seen = {name: _Seen.of(reference[name], current[name], kind, seed) for name, kind in kinds.items()}
+    seen = {name: Seen.of(reference[name], current[name], kind, seed) for name, kind in kinds.items()}
     tested = {
         name: p
         for name, p in ((name, p_values.get(name)) for name in kinds)
@@ -75,18 +68,18 @@ def columns(
         "unseen": _significant({name: s.unseen_p_value() for name, s in enough.items() if s.unseen}, policy),
     }
     broken = {fault.column: fault.detail for fault in faults}
+    level = policy.p_value / (len(signals.SIGNALS) * len(kinds))
     found = []
     for name, kind in kinds.items():
-        limits = _Limits.of(policy, name, kind, natural)
-        signals = tuple(s for s in _SIGNALS if name in significant[s] and seen[name].exceeds(s, limits))
-        if signals and stretch is not None:
-            without = [current[name][stretch != one] for one in np.unique(stretch)] if np.ptp(stretch) else []
-            rest = [_Seen.of(reference[name], values, kind, seed) for values in without]
-            signals = tuple(s for s in signals if all(other.exceeds(s, limits) for other in rest))
+        limits = signals.limits(policy, name, kind, natural)
+        moved = tuple(s for s in signals.SIGNALS if name in significant[s] and seen[name].change(s) >= limits[s])
+        if intervals is not None:
+            column = signals.Column(name, reference[name], current[name], kind, seed)
+            moved = tuple(s for s in moved if intervals.bear_out(s, limits[s], level, column))
         detail = broken.get(name)
         if detail is None and broken and roles[name] != "feature":
             detail = "rests on broken data: " + next(iter(broken.values()))
-        verdict, reason = _verdict(policy, name, seen[name], limits, signals, tested.get(name), detail, earlier)
+        verdict, reason = _verdict(policy, name, seen[name], limits, moved, tested.get(name), detail, earlier)
         share = None if importance is None or roles[name] != "feature" else importance.get(name)
         found.append(
             ColumnDrift(
@@ -94,11 +87,11 @@ def columns(
                 role=roles[name],
                 kind=kind,
                 verdict=verdict,
-                moved=bool(signals) and detail is None,
-                signals=signals,
+                moved=bool(moved) and detail is None,
+                signals=moved,
                 p_value=tested.get(name),
                 **seen[name].numbers(),
-                threshold=limits.effect,
+                threshold=limits["distribution"],
                 importance=share,
                 tier=_column_tier(policy, roles[name], share) if verdict == "drift" else None,
                 reason=reason,
@@ -176,144 +169,20 @@ def window(
     return verdict, f"{reason}; {'worst' if drifted else 'largest effect'} {named}", tier
 
 
-_SIGNALS: tuple[Signal, ...] = ("distribution", "missing", "unseen")
-
-
-@dataclass(frozen=True, slots=True)
-class _Limits:
-    """From which change on each signal of a column counts."""
-
-    effect: float
-    missing: float
-    unseen: float
-
-    @classmethod
-    def of(cls, policy: Drift, name: str, kind: Kind, natural: Mapping[str, float]) -> _Limits:
-        base = policy.effect if kind == "number" else policy.mass
-        usual, missing = (_finite(natural.get(key)) for key in (name, MISSING + name))
-        effect = policy.thresholds.get(name, max(base, usual))
-        # What is natural to a category's effect includes its missing rows; a number's missing share has its own.
-        gone = effect if kind == "category" else policy.thresholds.get(MISSING + name, missing)
-        gone = max(policy.mass, gone)
-        return cls(effect, gone, max(policy.mass, effect if kind == "category" else 0.0))
-
-
-def _finite(value: float | None) -> float:
-    return value if value is not None and math.isfinite(value) else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """What one column shows on both sides."""
-
-    rows: int
-    reference_rows: int
-    values: int
-    reference_values: int
-    unseen: int
-    unseen_usual: float
-    sizes: Sizes | None
-
-    @classmethod
-    def of(cls, reference: Array, current: Array, kind: Kind, seed: int) -> _Seen:
-        held, reference_held = present(current, kind), present(reference, kind)
-        unseen, usual = _unseen(reference[reference_held], current[held]) if kind == "category" else (0, 0.0)
-        return cls(
-            rows=len(current),
-            reference_rows=len(reference),
-            values=int(np.count_nonzero(held)),
-            reference_values=int(np.count_nonzero(reference_held)),
-            unseen=unseen,
-            unseen_usual=usual,
-            sizes=effects.sizes(reference, current, kind, seed=seed),
-        )
-
-    @property
-    def rows_per_side(self) -> int:
-        return min(self.rows, self.reference_rows)
-
-    @property
-    def values_per_side(self) -> int:
-        return min(self.values, self.reference_values)
-
-    @property
-    def null_share(self) -> float:
-        return 1 - self.values / self.rows if self.rows else 0.0
-
-    @property
-    def reference_null_share(self) -> float:
-        return 1 - self.reference_values / self.reference_rows if self.reference_rows else 0.0
-
-    @property
-    def unseen_share(self) -> float:
-        return self.unseen / max(self.rows, 1)
-
-    def exceeds(self, signal: Signal, limits: _Limits) -> bool:
-        """Whether the change is large enough to matter, whatever chance explains."""
-        if signal == "missing":
-            return abs(self.null_share - self.reference_null_share) >= limits.missing
-        if signal == "unseen":
-            return self.unseen_share - self.unseen_usual >= limits.unseen
-        return self.sizes is not None and self.sizes.effect.corrected >= limits.effect
-
-    def numbers(self) -> dict[str, float | int | None]:
-        """The fields of `ColumnDrift` that only say what was seen."""
-        found = self.sizes
-        return {
-            "effect": found.effect.corrected if found else None,
-            "expected": found.effect.expected if found else None,
-            "low": found.effect.low if found else None,
-            "high": found.effect.high if found else None,
-            "psi": found.psi.corrected if found else None,
-            "jensen_shannon": found.jensen_shannon.corrected if found else None,
-            "null_share": self.null_share,
-            "reference_null_share": self.reference_null_share,
-            "unseen_share": self.unseen_share,
-            "rows": self.rows,
-        }
-
-    def missing_p_value(self) -> float:
-        """Two-sided test of equal missing shares: Fisher's exact one where the normal approximation does not hold."""
-        gone, reference_gone = self.rows - self.values, self.reference_rows - self.reference_values
-        pooled = (gone + reference_gone) / (self.rows + self.reference_rows)
-        if pooled in (0.0, 1.0):
-            return 1.0
-        if min(pooled, 1 - pooled) * self.rows_per_side < _FEWEST_FOR_NORMAL:
-            return float(fisher_exact([[reference_gone, self.reference_values], [gone, self.values]])[1])
-        error = math.sqrt(pooled * (1 - pooled) * (1 / self.rows + 1 / self.reference_rows))
-        return float(2 * ndtr(-abs(self.null_share - self.reference_null_share) / error))
-
-    def unseen_p_value(self) -> float:
-        """One-sided test that no more rows are unseen than the reference's own rare categories promise."""
-        usual = min(max(self.unseen_usual, 1 / max(self.reference_values, 1)), 1.0)
-        error = math.sqrt(usual * (1 - usual) * (1 / max(self.rows, 1) + 1 / max(self.reference_rows, 1)))
-        return float(ndtr(-(self.unseen_share - usual) / error)) if error else 1.0
-
-
-def _unseen(reference: Array, current: Array) -> tuple[int, float]:
-    """How many of ``current`` the reference does not have, and the share that is to be expected of such.
-
-    Expected is what the categories that the reference has once make up (Good 1953): about as likely as those it missed.
-    """
-    codes, size = encoded(np.concatenate([reference, current]))
-    before, after = (np.bincount(side, minlength=size) for side in (codes[: len(reference)], codes[len(reference) :]))
-    return int(after[before == 0].sum()), float(np.count_nonzero(before == 1) / max(len(reference), 1))
-
-
 def _verdict(
     policy: Drift,
     name: str,
-    seen: _Seen,
-    limits: _Limits,
-    signals: Sequence[Signal],
+    seen: Seen,
+    limits: Mapping[Signal, float],
+    moved: Sequence[Signal],
     p_value: float | None,
     broken: str | None,
     earlier: Sequence[Sequence[ColumnDrift]],
 ) -> tuple[Verdict, str]:
     if broken is not None:
         return "insufficient_data", broken
-    told = _told(seen, limits, signals, p_value)
-    if signals:
+    told = _told(seen, limits, moved, p_value)
+    if moved:
         before = [any(column.column == name and column.moved for column in columns) for columns in earlier]
         if _persists(policy, True, before):
             return "drift", told
@@ -328,19 +197,19 @@ def _verdict(
     return "stable", told
 
 
-def _told(seen: _Seen, limits: _Limits, signals: Sequence[Signal], p_value: float | None) -> str:
+def _told(seen: Seen, limits: Mapping[Signal, float], moved: Sequence[Signal], p_value: float | None) -> str:
     parts = []
-    if "missing" in signals:
+    if "missing" in moved:
         parts.append(
             f"missing in {seen.null_share:.1%} of the rows, in {seen.reference_null_share:.1%} of the reference"
         )
-    if "unseen" in signals:
+    if "unseen" in moved:
         parts.append(f"{seen.unseen_share:.1%} of the rows have categories that the reference does not have")
-    if "distribution" in signals or not parts:
+    if "distribution" in moved or not parts:
         size = seen.sizes.effect if seen.sizes else None
         shown = f"{size.corrected:.3g} ({size.low:.3g} to {size.high:.3g})" if size else "unknown"
         test = "no test is possible" if p_value is None else f"p = {p_value:.2g}"
-        parts.append(f"effect {shown} against threshold {limits.effect:.3g}, {test}")
+        parts.append(f"effect {shown} against threshold {limits['distribution']:.3g}, {test}")
     return "; ".join(parts)
 
 

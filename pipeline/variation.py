@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from pipeline.stretches import Stretches
 
 
-# Share of windows in which natural variation may raise an alarm, all signals of a job together.
-_FALSE_ALARMS = 0.005
+# Share of windows in which natural variation may raise an alarm, all signals of a job together. A tenth of what is wanted:
+# the tails of real columns are heavier than those of the distributions that bound them.
+_FALSE_ALARMS = 0.001
 _QUANTILE, _QUANTILE_MISSING = 0.99, 0.95
 _NO_SPREAD = 1e-6
 _MOST = 300.0  # logarithm of an effect
@@ -85,7 +86,7 @@ def limit(
     """The effect from which a window is unlike the stretches of the training period, whose ``effects`` are given.
 
     At least the ``quantile`` of what was seen, and a prediction limit of one more, at a level that leaves all
-    ``signals`` together one false alarm in two hundred windows: Student's t for so few ``independent`` ones (Hahn and Meeker
+    ``signals`` together one false alarm in a thousand windows: Student's t for so few ``independent`` ones (Hahn and Meeker
     1991, Statistical Intervals), or the quantile of a gamma distribution of their mean and variance where that is longer,
     since effects are skewed. Effects that vary by more than their mean, such as those of rain, are bounded by their logarithms.
     """

@@ -42,16 +42,17 @@ def main() -> None:
     asked = parser.parse_args()
     known = parts(0.1 if asked.short else 1.0)
     _OUT.parent.mkdir(exist_ok=True)
-    results = json.loads(_OUT.read_text()) if _OUT.exists() else {}
     for name in [asked.only] if asked.only else known:
         started = time.perf_counter()
-        results[name] = {
+        measured = {
             "result": known[name](),
             "seconds": round(time.perf_counter() - started, 1),
             "short": asked.short,
         }
-        print(json.dumps({name: results[name]}, indent=2), flush=True)
-        _OUT.write_text(json.dumps(results, indent=2) + "\n")
+        print(json.dumps({name: measured}, indent=2), flush=True)
+        # Read again: parts may be run beside each other.
+        results = json.loads(_OUT.read_text()) if _OUT.exists() else {}
+        _OUT.write_text(json.dumps({**results, name: measured}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

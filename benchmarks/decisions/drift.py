@@ -16,6 +16,7 @@ from benchmarks.decisions.worlds import SHIFTS, World, planted, start_of
 from pipeline import breakage, detectors, drift, seasons, variation
 from pipeline.intervals import Cadence
 from pipeline.policies import Drift
+from pipeline.signals import Intervals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -84,7 +85,7 @@ class Course:
             natural=self.natural[season],
             faults=faults,
             earlier=[judged for judged, _ in before],
-            stretch=stretch,
+            intervals=None if stretch is None else Intervals(stretch, self.reference, self.starts),
         )
         whole = None
         if policy.multivariate and enough:

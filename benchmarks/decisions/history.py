@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from benchmarks.decisions.drift import Verdicts
     from pipeline.effects import Kind
 
     Rows = dict[str, NDArray[Any]]
@@ -107,8 +108,8 @@ def thresholds(world: World | Resampled, policy: Drift, first: int, rows: int, b
     return found.thresholds
 
 
-def alarms(world: World | Resampled, policy: Drift, rows: int, days: int, *, calibrated: bool) -> list[bool]:
-    """Whether each of ``days`` days after the training is an alarm, before or after calibration for `BUDGET`."""
+def judged(world: World | Resampled, policy: Drift, rows: int, days: int, *, calibrated: bool) -> list[Verdicts]:
+    """The verdicts on ``days`` days after the training, before or after calibration for `BUDGET`."""
     first = TRAINED_DAYS
     if calibrated:
         limits = thresholds(world, policy, first, rows, BUDGET)
@@ -118,7 +119,7 @@ def alarms(world: World | Resampled, policy: Drift, rows: int, days: int, *, cal
     found = []
     for number in range(first, first + days):
         current, stretch = world.days(number - policy.window + 1, policy.window, rows)
-        found.append(course.judge(number, current, len(stretch), stretch).is_alarm)
+        found.append(course.judge(number, current, len(stretch), stretch))
     return found
 
 
@@ -129,21 +130,31 @@ def measure(scale: Callable[[int], int] = lambda cases: cases) -> dict[str, Any]
         resampled, policy = Resampled.read(name, 1)
         for calibrated in (False, True):
             found = [
-                alarm
+                verdicts
                 for seed in range(scale(10))
-                for alarm in alarms(replace(resampled, seed=seed), policy, 50_000, 100, calibrated=calibrated)
+                for verdicts in judged(replace(resampled, seed=seed), policy, 50_000, 100, calibrated=calibrated)
             ]
             told[f"{name}, {'calibrated' if calibrated else 'as it comes'}"] = _rate(found)
     policy = Drift(detector="scipy")
     found = [
-        alarm for seed in range(scale(10)) for alarm in alarms(World(3000 + seed), policy, 1000, 100, calibrated=True)
+        verdicts
+        for seed in range(scale(10))
+        for verdicts in judged(World(3000 + seed), policy, 1000, 100, calibrated=True)
     ]
     told["simulated, calibrated"] = _rate(found)
     return told
 
 
-def _rate(found: list[bool]) -> dict[str, float]:
-    return {"batches": len(found), "alarms": sum(found), "rate": sum(found) / len(found)}
+def _rate(found: list[Verdicts]) -> dict[str, float]:
+    """How many were alarms, and how many of those because values are missing, as in the flights of two days of storm."""
+    raised = [verdicts for verdicts in found if verdicts.is_alarm]
+    missing = [v for v in raised if v.faults and all(fault.kind == "missing" for fault in v.faults)]
+    return {
+        "batches": len(found),
+        "alarms": len(raised),
+        "for missing values": len(missing),
+        "rate": len(raised) / len(found),
+    }
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pyarrow as pa
 from pipeline import breakage, detectors, drift, effects, engine, impact, pages, windows
 from pipeline.errors import InvalidRequest, TerminalError
 from pipeline.intervals import Interval, format_instant
+from pipeline.signals import Intervals
 from pipeline.steps import current, estimate, history, incidents, profile, reference
 from pipeline.steps.context import INTERVAL, PREDICTION
 from pipeline.verdicts import DriftReport
@@ -167,7 +168,7 @@ def _judged(
         importance=model.profile.importance or None,
         faults=faults,
         earlier=[[_internal(column) for column in report.columns] for report in before],
-        stretch=seen.rows[INTERVAL].to_numpy(),
+        intervals=Intervals(seen.rows[INTERVAL].to_numpy(), compared.history, compared.starts),
         seed=job.model.seed,
     )
     judged = tuple(c.model_copy(update={"column": _SHOWN_AS.get(c.column, c.column)}) for c in judged)

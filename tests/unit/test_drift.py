@@ -11,6 +11,7 @@ import pytest
 from pipeline import drift
 from pipeline.detectors import detector
 from pipeline.policies import Drift
+from pipeline.signals import Intervals
 from pipeline.verdicts import ColumnDrift, Fault, Multivariate
 
 SCIPY = detector("scipy")
@@ -144,12 +145,28 @@ class TestColumns:
         found = only_column(numbers(*range(10)), numbers(*range(5, 15)), min_rows=5)
         assert (found.effect, found.verdict) == (pytest.approx(found.effect), "stable")
 
-    def test_what_one_interval_of_the_window_did_alone_is_no_drift(self, rng: np.random.Generator) -> None:
-        reference, stretch = rng.normal(size=5_000), np.repeat(np.arange(7), 100)
-        alone, together = (rng.normal(np.where(days, 3.0, 0.0)) for days in (stretch == 4, stretch >= 4))
-        assert only_column(reference, alone).verdict == "drift"
-        assert only_column(reference, alone, evidence={"stretch": stretch}).verdict == "stable"
-        assert only_column(reference, together, evidence={"stretch": stretch}).verdict == "drift"
+    @pytest.mark.parametrize(("changed", "verdict"), [(1, "stable"), (2, "drift"), (7, "drift")])
+    def test_what_one_interval_of_the_window_did_alone_is_no_drift(
+        self, rng: np.random.Generator, changed: int, verdict: str
+    ) -> None:
+        days, week = np.repeat(np.arange(56), 100), np.repeat(np.arange(7), 100)
+        reference, current = rng.normal(size=5_600), rng.normal(np.where(week < changed, 3.0, 0.0))
+        assert only_column(reference, current).verdict == "drift"
+        evidence = {"intervals": Intervals(week, {"x": reference}, days)}
+        assert only_column(reference, current, evidence=evidence).verdict == verdict
+
+    @pytest.mark.parametrize(
+        ("usual", "holidays", "verdict"),
+        [(0, 2, "stable"), (0, 7, "drift"), (1, 3, "stable"), (1, 7, "drift")],
+    )
+    def test_a_window_has_as_many_witnesses_as_intervals_when_their_rows_are_alike(
+        self, usual: int, holidays: int, verdict: str
+    ) -> None:
+        days, week = np.repeat(np.arange(56), 100), np.repeat(np.arange(7), 100)
+        reference, current = (days < usual).astype(float), (week < holidays).astype(float)
+        assert only_column(reference, current).verdict == "drift"
+        evidence = {"intervals": Intervals(week, {"x": reference}, days)}
+        assert only_column(reference, current, evidence=evidence).verdict == verdict
 
     def test_a_change_within_what_is_natural_is_no_drift(self, rng: np.random.Generator) -> None:
         reference, current = rng.normal(size=5_000), rng.normal(0.42, 1, 5_000)

@@ -28,12 +28,24 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "failpoints", "intervals", "reports", "verdicts", "policies", "job", "settings", "document", "jobfile"),
     (
         *("schema", "casts", "rules", "keys", "windows", "seasons"),
-        *("pooling", "chance", "effects", "stretches", "variation", "drift", "breakage", "calibration", "impact"),
+        *(
+            "pooling",
+            "chance",
+            "effects",
+            "stretches",
+            "variation",
+            "clusters",
+            "signals",
+            "drift",
+            "breakage",
+            "calibration",
+            "impact",
+        ),
         *("metrics", "maturity", "performance", "estimates", "incidents", "triggers", "gates"),
         *("charts", "frame", "driftpage", "performancepage", "pages", "markup"),
     ),
     (
-        *("storage", "ledger", "registry", "modelfiles", "expectations"),
+        *("storage", "ledger", "registry", "modelfiles", "expectations", "channels"),
         *("detectors", "estimation", "trainers", "engine", "scaffold"),
     ),
     ("steps",),
@@ -45,7 +57,7 @@ ADAPTER_OF = {"modelfiles": "registry"}
 # A step may use those named before it.
 STEPS = (
     *("context", "sampling", "labels", "champion", "plan", "validate", "score", "changes", "quarantine"),
-    *("reference", "current", "profile", "estimate", "history", "incidents", "monitor", "calibrate"),
+    *("reference", "current", "profile", "estimate", "history", "incidents", "monitor", "calibrate", "notify"),
     *("truth", "user_metrics", "measure", "evaluate", "retrain", "promote", "restate"),
 )
 # What the lower floors may import beside the standard library.
