@@ -1,6 +1,7 @@
 """Compare published predictions with the ground truth that has matured, after every monitored interval.
 
-An interval that cannot be measured fails a task of its own, so that the others' performance is known and acted upon.
+Then tell people of the incidents that monitoring and evaluation opened or closed. An interval that cannot be measured
+fails a task of its own, so that the others' performance is known and acted upon.
 """
 
 from __future__ import annotations
@@ -45,7 +46,16 @@ def evaluation_dag(job: JobSpec):
             if not found["quiet"]:
                 tasks.report_unmeasured(job.name, found["as_of"])
 
-        report_unmeasured(evaluate())
+        # What monitoring found is told even when the evaluation fails.
+        @task(trigger_rule="all_done")
+        def notify():
+            from pipeline import tasks
+
+            return tasks.notify(job.name)
+
+        measured = evaluate()
+        report_unmeasured(measured)
+        measured >> notify()
 
     return build()
 

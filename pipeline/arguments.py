@@ -129,6 +129,8 @@ def parser() -> argparse.ArgumentParser:
     incidents = command("incidents", "What is wrong now, one line per cause, and since when.")
     incidents.add_argument("--all", action="store_true", help="closed ones too")
 
+    command("notify", "Tell the channels of PIPELINE_NOTIFY_PAGE and _TICKET what is new of incidents.")
+
     retrain = command("retrain", "Train on what was known at T, register, gate, promote if allowed.")
     retrain.add_argument(
         "--as-of", required=True, type=_instant, metavar="T", help="nothing that came after T is learnt from"

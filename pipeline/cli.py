@@ -77,6 +77,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Answer]] = {
     "monitor": partitions.monitor,
     "evaluate": partitions.evaluate,
     "incidents": incidents.incidents,
+    "notify": incidents.notify,
     "retrain": models.retrain,
     "promote": models.promote,
     "rollback": models.rollback,

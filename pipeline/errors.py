@@ -149,6 +149,10 @@ class StorageUnavailable(TransientError):
     """The storage did not answer, or refused a read or a write."""
 
 
+class NotDelivered(TransientError):
+    """A message did not reach a channel."""
+
+
 class PublishConflict(TransientError):
     """Another run published the same partition in the meantime; its file stays, and this run's was removed."""
 

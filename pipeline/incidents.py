@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pipeline.intervals import format_instant
 from pipeline.verdicts import DriftReport, Incident
@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
 
-    from pipeline.verdicts import ColumnDrift, IncidentKind, PerformanceReport, Tier
-
-News = Literal["opened", "escalated", "closed"]
+    from pipeline.verdicts import ColumnDrift, IncidentKind, News, PerformanceReport, Tier
 
 ESTIMATED = "degradation:estimated"
 # One interval without the cause may be luck; two in a row end it.

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from pipeline import jobfile
+from pipeline.channels import Channels
 from pipeline.errors import IntervalsMissing, InvalidRequest
 from pipeline.intervals import Interval, format_instant
 from pipeline.ledger import Ledger
@@ -22,6 +23,7 @@ from pipeline.steps import (
     changes,
     evaluate,
     monitor,
+    notify,
     plan,
     promote,
     quarantine,
@@ -36,11 +38,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
+    from pydantic import SecretStr
+
     from pipeline.job import JobSpec
     from pipeline.reports import Decision, Manifest, Promotion, QuarantineSummary, RetrainReport
     from pipeline.steps.plan import ModelPolicy
     from pipeline.steps.restate import Withdrawal
-    from pipeline.verdicts import Calibration, DriftReport, Incident, PerformanceReport
+    from pipeline.verdicts import Calibration, DriftReport, Incident, Notice, PerformanceReport, Tier
 
 # A staged file younger than this may belong to a run that is still going.
 _STAGING_AGE = timedelta(hours=24)
@@ -288,6 +292,12 @@ class Runtime:
     def incidents(self, job: JobSpec, open_only: bool = True) -> list[Incident]:
         """The job's open incidents, or with ``open_only=False`` all there ever were, by opening."""
         return self.ledger.incidents(job.name, open_only=open_only)
+
+    def notify(self, job: JobSpec) -> list[Notice]:
+        """Tell people of the incidents that changed since they were last told; returns what they were told."""
+        urls: dict[Tier, SecretStr] = {"page": self.settings.notify_page, "ticket": self.settings.notify_ticket}
+        channels = Channels({tier: text.get_secret_value() for tier, text in urls.items()})
+        return notify.notify(self.context(job), channels)
 
     def explain(self, id: str) -> Decision:
         """The recorded decision of that id; raises `InvalidRequest` for an unknown one."""

@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+# Fields whose variable is PIPELINE_ and their name.
+_NAMED_ALIKE = ("read_memory_mb", "read_stall_seconds", "notify_page", "notify_ticket")
 
 
 class Settings(BaseModel):
@@ -25,12 +29,16 @@ class Settings(BaseModel):
         default=20.0, gt=0, description="Reading one input file ends after so long without any rows."
     )
 
+    notify_page: SecretStr = Field(default=SecretStr(""), description="Apprise URLs of who is told of pages.")
+    notify_ticket: SecretStr = Field(default=SecretStr(""), description="Apprise URLs of who is told of tickets.")
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
         """Settings from ``PIPELINE_HOME``, ``PIPELINE_JOBS``, ``MLFLOW_TRACKING_URI`` and ``PIPELINE_LEDGER_URL``.
 
-        And from ``PIPELINE_READ_MEMORY_MB`` and ``PIPELINE_READ_STALL_SECONDS``. Unset ones default to ``.pipeline`` and
-        ``dags/jobs`` under the working directory, to SQLite files inside the home, and to the limits of the fields.
+        And from ``PIPELINE_READ_MEMORY_MB``, ``PIPELINE_READ_STALL_SECONDS``, ``PIPELINE_NOTIFY_PAGE`` and
+        ``PIPELINE_NOTIFY_TICKET``. Unset ones default to ``.pipeline`` and ``dags/jobs`` under the working directory, to
+        SQLite files inside the home, to the limits of the fields, and to nobody.
         """
         home = Path(environ.get("PIPELINE_HOME", ".pipeline")).resolve()
         found = cls.in_home(
@@ -39,8 +47,8 @@ class Settings(BaseModel):
             tracking_uri=environ.get("MLFLOW_TRACKING_URI"),
             ledger_url=environ.get("PIPELINE_LEDGER_URL"),
         )
-        limits = {name: environ.get(f"PIPELINE_{name.upper()}") for name in ("read_memory_mb", "read_stall_seconds")}
-        given = {name: text for name, text in limits.items() if text}
+        asked = {name: environ.get(f"PIPELINE_{name.upper()}") for name in _NAMED_ALIKE}
+        given = {name: text for name, text in asked.items() if text}
         return cls.model_validate({**found.model_dump(), **given})
 
     @classmethod

@@ -84,6 +84,14 @@ def evaluate(name: str, as_of: datetime, *, quiet: bool) -> Json:
         }
 
 
+def notify(name: str) -> Json:
+    """Tell people of the incidents that changed since they were last told; returns what they were told."""
+    with Runtime.open() as runtime:
+        notices = runtime.notify(runtime.job(name))
+        told = [f"{notice.incident.id} {notice.news}: {notice.incident.cause}" for notice in notices]
+        return {"job": name, "told": len(told), "incidents": told[:_NAMED]}
+
+
 def report_unmeasured(name: str, as_of: str) -> None:
     """Raise `ContractViolation` or `LabelsOverdue` for what the evaluation at ``as_of`` could not measure."""
     with Runtime.open() as runtime:

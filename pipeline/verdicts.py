@@ -17,6 +17,7 @@ Tier = Literal["page", "ticket", "log"]
 FaultKind = Literal[
     "missing", "constant", "stuck", "unit", "swapped", "recoded", "duplicated", "truncated", "surplus", "schema"
 ]
+News = Literal["opened", "escalated", "closed"]
 IncidentKind = Literal[
     "broken_data",
     "covariate_drift",
@@ -213,6 +214,14 @@ class Incident(Report):
     clear: tuple[AwareDatetime, ...] = Field(
         default=(), description="Ends of the intervals since then that did not show it; several close the incident."
     )
+
+
+class Notice(Report):
+    """What people were told of an incident."""
+
+    incident: Incident
+    news: News | None = Field(description="What was new; null = nothing that anybody is told of.")
+    channels: int = Field(description="How many channels took the message.")
 
 
 class Calibration(Report):

@@ -1,16 +1,19 @@
-"""Fixtures that every layer of tests shares: a seeded generator, a small valid job, a real empty MLflow registry."""
+"""Fixtures that every layer of tests shares: a seeded generator, a small valid job, a real empty MLflow registry, a mailbox."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from pipeline.job import JobSpec
@@ -57,8 +60,6 @@ def make_job() -> Callable[..., JobSpec]:
                 document[name] = {**document.get(name, {}), **value}
             else:
                 document[name] = value
-        import json
-
         return JobSpec.model_validate_json(json.dumps(document))
 
     return make
@@ -82,3 +83,37 @@ def tracking_uri(_mlflow_template: Path, tmp_path: Path) -> str:
     path = tmp_path / "mlflow.db"
     shutil.copy(_mlflow_template, path)
     return f"sqlite:///{path}"
+
+
+class Mailbox:
+    """What a web server received: the path and the JSON of each post; it refuses the paths in ``refused``."""
+
+    def __init__(self) -> None:
+        self.received: list[tuple[str, dict[str, Any]]] = []
+        self.refused: set[str] = set()
+        mailbox = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                mailbox.received.append((self.path, json.loads(body)))
+                self.send_response(500 if self.path in mailbox.refused else 200)
+                self.end_headers()
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """Tests are quiet."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"json://127.0.0.1:{self.server.server_port}"
+
+
+@pytest.fixture
+def mailbox() -> Iterator[Mailbox]:
+    """A web server on loopback to which messages can be sent."""
+    made = Mailbox()
+    thread = threading.Thread(target=made.server.serve_forever)
+    thread.start()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+    thread.join()

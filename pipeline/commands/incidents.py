@@ -25,6 +25,16 @@ def incidents(args: argparse.Namespace) -> Answer:
     return answer, _table(found) if found else [f"job {job.name} has no {'' if args.all else 'open '}incident"]
 
 
+def notify(args: argparse.Namespace) -> Answer:
+    """Tell people what is new, a line per message."""
+    with opened() as runtime:
+        job = runtime.job(args.job)
+        found = runtime.notify(job)
+    lines = [f"{notice.news} {notice.incident.cause}, told to {notice.channels} channels" for notice in found]
+    answer = {"job": job.name, "told": [notice.model_dump(mode="json") for notice in found]}
+    return answer, lines or [f"job {job.name} has nothing new to tell"]
+
+
 def _table(found: list[Incident]) -> list[str]:
     """A head and two lines per incident: its facts in columns, and the reason below."""
     rows = [_HEAD, *(_row(incident) for incident in found)]

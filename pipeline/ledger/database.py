@@ -76,6 +76,13 @@ incidents = _table(
     sa.Column("is_open", sa.Integer, nullable=False),
     index=("job", "incident"),
 )
+told = _table(
+    "told",
+    sa.Column("incident", sa.Text, nullable=False),
+    # The row of the incident's state that people were told of.
+    sa.Column("state", sa.BigInteger, nullable=False),
+    index=("job", "incident"),
+)
 promotions = _table("promotions", _instant("effective_at"), index=("job", "effective_at"))
 models = _table(
     "models",

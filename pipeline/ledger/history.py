@@ -13,7 +13,7 @@ from pipeline.errors import InvalidRequest, LedgerUnavailable, ModelTampered
 from pipeline.intervals import Interval
 from pipeline.ledger import database, incidents, performance
 from pipeline.reports import Decision, DecisionKind, Manifest, Promotion, RegisteredModel, Report, ScoringPlan
-from pipeline.verdicts import DriftReport, Incident, PerformanceReport
+from pipeline.verdicts import DriftReport, Incident, Notice, PerformanceReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -190,6 +190,19 @@ class Ledger:
     def incidents(self, job: str, *, open_only: bool = False, last: int | None = None) -> list[Incident]:
         """The latest state of each incident of the job, by opening; only the ``last`` n opened of them."""
         return self._read(Incident, incidents.latest(job, open_only=open_only, last=last))[::-1]
+
+    def untold(self, job: str) -> list[tuple[int, Incident | None, Incident]]:
+        """Each incident that changed since people were told of it: its row, what was told, and what it is now."""
+        with self._answering("reading"), self._engine.connect() as connection:
+            rows = connection.execute(incidents.untold(job)).all()
+        known = [told and Incident.model_validate_json(told) for _, _, told in rows]
+        return [(row[0], old, Incident.model_validate_json(row[1])) for row, old in zip(rows, known, strict=True)]
+
+    def record_told(self, state: int, notice: Notice) -> None:
+        """Record that people were told of an incident as it is in the row ``state``."""
+        with self._writing() as connection:
+            values = {"incident": notice.incident.id, "state": state}
+            self._insert(connection, database.told, notice.incident.job, notice, values)
 
     def record_decision(self, decision: Decision) -> None:
         """Record a decision; one with a known id is the same decision and is not recorded again."""

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from pipeline.ledger import Ledger
-from pipeline.verdicts import Incident
+from pipeline.verdicts import Incident, Notice
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -148,3 +148,32 @@ def test_revisions_at_the_same_time_see_each_other(url):
     ledger = Ledger(url, lambda: RECORDED)
     assert [found.opened for found in ledger.incidents("orders")] == [T0 + day * DAY for day in range(20)]
     ledger.close()
+
+
+def told(state: Incident) -> Notice:
+    return Notice(incident=state, news="opened", channels=1)
+
+
+def test_what_people_were_not_told_is_each_changed_incident_with_what_they_know_of_it(ledger):
+    for state in (incident(0), incident(1), incident(1, intervals=2), incident(2, job="returns")):
+        ledger.record_incident(state)
+    untold = ledger.untold("orders")
+    assert [(before, after) for _, before, after in untold] == [(None, incident(0)), (None, incident(1, intervals=2))]
+    for state, _, after in untold:
+        ledger.record_told(state, told(after))
+    assert ledger.untold("orders") == []
+    for state in (closed(1), incident(3), incident(0, intervals=2)):
+        ledger.record_incident(state)
+    assert [(before, after) for _, before, after in ledger.untold("orders")] == [
+        (incident(1, intervals=2), closed(1)),
+        (None, incident(3)),
+        (incident(0), incident(0, intervals=2)),
+    ]
+
+
+def test_a_change_after_reading_is_not_taken_for_told(ledger):
+    ledger.record_incident(incident())
+    ((state, _, seen),) = ledger.untold("orders")
+    ledger.record_incident(incident(intervals=2))
+    ledger.record_told(state, told(seen))
+    assert [(before, after) for _, before, after in ledger.untold("orders")] == [(incident(), incident(intervals=2))]

@@ -222,6 +222,7 @@ def test_pools_come_from_the_environment_because_only_a_deployment_knows_which_e
         "score.changed.monitor": "few",
         "evaluate.evaluate": "few",
         "evaluate.report_unmeasured": "default_pool",
+        "evaluate.notify": "default_pool",
         "retrain.decide": "few",
         "retrain.train": "one",
         "operations.sweep": "default_pool",
