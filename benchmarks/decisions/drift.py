@@ -51,7 +51,7 @@ class Course:
         ladder = seasons.ladder(policy.reference, _DAILY, policy.window)
         natural = {season: variation.natural(policy, reference, world.kinds, starts, season) for season in ladder}
         aucs = detectors.natural_separations(policy, reference, world.kinds, starts, ladder, 0)
-        apart = 0.5 + variation.limit(policy, aucs - 0.5, 1, len(aucs)) if aucs is not None else None
+        apart = variation.separation_limit(policy, aucs) if aucs is not None else None
         return cls(policy, world, reference, starts, natural, apart)
 
     def judge(self, number: int, current: Rows, rows: int, stretch: NDArray[np.int64] | None = None) -> Verdicts:

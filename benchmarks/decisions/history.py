@@ -87,7 +87,9 @@ class Resampled:
         return {name: np.concatenate([part[name] for part in parts]) for name in self.kinds}, starts
 
 
-def thresholds(world: World | Resampled, policy: Drift, first: int, rows: int, budget: float) -> Mapping[str, float]:
+def thresholds(
+    world: World | Resampled, policy: Drift, first: int, rows: int, budget: float, champion: Course
+) -> Mapping[str, float]:
     """What `pipeline calibrate` would set after the days from ``first`` on."""
     sample, starts = world.days(first, _HISTORY_DAYS, rows, most_rows=200_000)
     season = next(
@@ -98,7 +100,11 @@ def thresholds(world: World | Resampled, policy: Drift, first: int, rows: int, b
     seen = variation.course(policy, sample, world.kinds, starts, season)
     natural = variation.natural(policy, sample, world.kinds, starts, season)
     floors = {
-        name: max(policy.effect if world.kinds.get(name) == "number" else policy.mass, natural.get(name, 0.0))
+        name: max(
+            policy.effect if world.kinds.get(name) == "number" else policy.mass,
+            natural.get(name, 0.0),
+            champion.natural[season].get(name, 0.0),
+        )
         for name in seen
     }
     rule = {"violations": policy.violations, "of_last": policy.of_last, "window": policy.window}
@@ -111,11 +117,11 @@ def thresholds(world: World | Resampled, policy: Drift, first: int, rows: int, b
 def judged(world: World | Resampled, policy: Drift, rows: int, days: int, *, calibrated: bool) -> list[Verdicts]:
     """The verdicts on ``days`` days after the training, before or after calibration for `BUDGET`."""
     first = TRAINED_DAYS
-    if calibrated:
-        limits = thresholds(world, policy, first, rows, BUDGET)
-        policy = policy.model_copy(update={"thresholds": dict(limits)})
-        first += _HISTORY_DAYS
     course = Course.trained(policy, world, rows)
+    if calibrated:
+        limits = thresholds(world, policy, first, rows, BUDGET, course)
+        course.policy = policy.model_copy(update={"thresholds": dict(limits)})
+        first += _HISTORY_DAYS
     found = []
     for number in range(first, first + days):
         current, stretch = world.days(number - policy.window + 1, policy.window, rows)

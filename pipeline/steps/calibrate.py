@@ -32,8 +32,9 @@ def calibrate(ctx: JobContext, span: Interval, *, budget: float) -> Calibration:
     """The thresholds under which at most ``budget`` alarms per interval would have been raised in ``span``.
 
     Each interval of the history is compared with the others of its season, as a partition is with its reference; the
-    champion's predictions are one of the columns when there is a champion. A history that holds real drift gives lax
-    thresholds: choose a span in which all was well. Raises `NoData` when the history is too short.
+    champion's predictions are one of the columns when there is a champion. No threshold is below what this history, and the
+    champion's training period, show to be natural. A history that holds real drift gives lax thresholds: choose a span in
+    which all was well. Raises `NoData` when the history is too short.
     """
     job = ctx.job
     model = ctx.load(champion.current(ctx).version) if ctx.ledger.champion(job.name) else None
@@ -47,8 +48,13 @@ def calibrate(ctx: JobContext, span: Interval, *, budget: float) -> Calibration:
     seen = variation.course(job.drift, columns, kinds, starts, season)
     numbers = {name for name, kind in kinds.items() if kind == "number"}
     natural = variation.natural(job.drift, columns, kinds, starts, season)
+    # A partition is compared with the model's reference, which may vary by itself where this history does not.
+    trained = reference.natural(model, season) if model else {}
     floors = {
-        name: max(job.drift.effect if name in numbers else job.drift.mass, natural.get(name, 0.0)) for name in seen
+        name: max(
+            job.drift.effect if name in numbers else job.drift.mass, natural.get(name, 0.0), trained.get(name, 0.0)
+        )
+        for name in seen
     }
     rule = {"violations": job.drift.violations, "of_last": job.drift.of_last}
     found = calibration.calibrate(seen, floors, **rule, window=job.drift.window, budget=budget, seed=job.model.seed)

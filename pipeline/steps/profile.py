@@ -106,7 +106,7 @@ def _separation(ctx: JobContext, sample: pa.Table) -> float | None:
     ladder = seasons.ladder(policy.reference, ctx.job.cadence, policy.window)
     starts = sample[INTERVAL].to_numpy()
     found = detectors.natural_separations(policy, columns, ctx.kinds, starts, ladder, ctx.job.model.seed)
-    return 0.5 + variation.limit(policy, found - 0.5, 1, len(found)) if found is not None else None
+    return variation.separation_limit(policy, found) if found is not None else None
 
 
 def _importance(ctx: JobContext, estimator: Any, frame: pd.DataFrame) -> dict[str, float]:

@@ -116,10 +116,10 @@ def _training(ctx: JobContext, model: LoadedModel, window: Interval) -> Compared
     held = held_out(rows)
     own, alike = _alike(ctx, ladder, held[INTERVAL].to_numpy(), window)
     sample[PREDICTION] = values(held.filter(pa.array(alike))[PREDICTION])
-    natural = {**_natural(model, season), PREDICTION: _natural(model, own).get(PREDICTION, 0.0)}
+    usual = {**natural(model, season), PREDICTION: natural(model, own).get(PREDICTION, 0.0)}
     told = "" if season == "all" else f", {seasons.described(season)}"
     described = f"the training data of version {model.ref.version}{told}"
-    return Compared(sample, features(ctx, rows), rows[INTERVAL].to_numpy(), natural, described)
+    return Compared(sample, features(ctx, rows), rows[INTERVAL].to_numpy(), usual, described)
 
 
 def _previous(ctx: JobContext, model: LoadedModel, window: Interval) -> Compared | None:
@@ -142,7 +142,7 @@ def _previous(ctx: JobContext, model: LoadedModel, window: Interval) -> Compared
         return None
     told = "" if season == "all" else f", {seasons.described(season)}"
     rows, starts = columns(ctx, model, table), table[INTERVAL].to_numpy()
-    return Compared(rows, rows, starts, _natural(model, season), f"{used} intervals before{told}")
+    return Compared(rows, rows, starts, natural(model, season), f"{used} intervals before{told}")
 
 
 def windows_before(ctx: JobContext, window: Interval) -> tuple[list[Interval], Season]:
@@ -171,7 +171,8 @@ def _alike(
     return seasons.alike(ladder, starts, current, min_intervals=policy.reference.min_intervals, min_rows=rows)
 
 
-def _natural(model: LoadedModel, season: Season) -> Mapping[str, float]:
+def natural(model: LoadedModel, season: Season) -> Mapping[str, float]:
+    """What variation within the season the training period of the model showed to be natural, per signal."""
     return model.profile.effects if season == "all" else model.profile.seasonal.get(season, model.profile.effects)
 
 
