@@ -145,3 +145,20 @@ def runtime(tmp_path: Path, tracking_uri: str) -> Iterator[Runtime]:
     settings = Settings.in_home(tmp_path / "home", jobs=tmp_path / "jobs", tracking_uri=tracking_uri)
     with Runtime(settings, clock=lambda: datetime(2026, 3, 1, tzinfo=UTC)) as opened:
         yield opened
+
+
+@pytest.fixture
+def in_environment(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Callable[[JobSpec], Path]:
+    """A function that declares a job in the deployment of ``runtime`` and points the environment there: its job files."""
+
+    def declare(job: JobSpec) -> Path:
+        jobs = runtime.settings.jobs
+        jobs.mkdir(parents=True)
+        (jobs / f"{job.name}.yaml").write_text(job.model_dump_json(), encoding="utf-8")
+        monkeypatch.setenv("PIPELINE_HOME", str(runtime.settings.home))
+        monkeypatch.setenv("PIPELINE_JOBS", str(jobs))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", runtime.settings.tracking_uri)
+        monkeypatch.delenv("PIPELINE_LEDGER_URL", raising=False)
+        return jobs
+
+    return declare

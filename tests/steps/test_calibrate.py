@@ -14,16 +14,9 @@ from pipeline.steps import calibrate, reference
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch, orders, runtime):
-    """The folder of job files of the deployment of ``runtime``."""
-    jobs = runtime.settings.jobs
-    jobs.mkdir()
-    (jobs / "orders.yaml").write_text(orders.model_dump_json(), encoding="utf-8")
-    monkeypatch.setenv("PIPELINE_HOME", str(runtime.settings.home))
-    monkeypatch.setenv("PIPELINE_JOBS", str(jobs))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", runtime.settings.tracking_uri)
-    monkeypatch.delenv("PIPELINE_LEDGER_URL", raising=False)
-    return jobs
+def folder(in_environment, orders):
+    """The folder of job files of the deployment."""
+    return in_environment(orders)
 
 
 def command(capsys, day, *more, last=18):

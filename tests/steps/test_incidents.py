@@ -136,14 +136,9 @@ def test_the_runtime_gives_open_incidents_or_all(runtime, job, ctx, drift, degra
 
 
 @pytest.fixture
-def shell(runtime, job, monkeypatch, capsys):
+def shell(in_environment, job, capsys):
     """The command line on the deployment of ``runtime``: exit code, lines, and what stdout holds in all."""
-    runtime.settings.jobs.mkdir(parents=True)
-    (runtime.settings.jobs / "orders.yaml").write_text(job.model_dump_json(), encoding="utf-8")
-    monkeypatch.setenv("PIPELINE_HOME", str(runtime.settings.home))
-    monkeypatch.setenv("PIPELINE_JOBS", str(runtime.settings.jobs))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", runtime.settings.tracking_uri)
-    monkeypatch.delenv("PIPELINE_LEDGER_URL", raising=False)
+    in_environment(job)
 
     def run(*arguments: str) -> tuple[int, str]:
         code = cli.main(["incidents", "orders", *arguments])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,9 +10,7 @@ from pipeline import cli
 from pipeline.channels import Channels
 from pipeline.errors import NotDelivered
 from pipeline.steps import notify
-
-if TYPE_CHECKING:
-    from pipeline.verdicts import Incident
+from pipeline.verdicts import Incident
 
 
 @pytest.fixture
@@ -31,8 +28,6 @@ def record(ctx, day):
     """Record a state of the incident that opened on day N."""
 
     def recorded(number: int, **changes: object) -> Incident:
-        from pipeline.verdicts import Incident
-
         fields = {
             "id": f"incident-{number:012x}",
             "job": "orders",
@@ -115,12 +110,8 @@ def test_what_a_channel_refuses_is_told_later_and_nothing_is_told_twice(record, 
     assert told() == []
 
 
-def test_the_command_tells_the_channels_of_the_environment(runtime, job, record, mailbox, monkeypatch, capsys):
-    runtime.settings.jobs.mkdir(parents=True)
-    (runtime.settings.jobs / "orders.yaml").write_text(job.model_dump_json(), encoding="utf-8")
-    monkeypatch.setenv("PIPELINE_HOME", str(runtime.settings.home))
-    monkeypatch.setenv("PIPELINE_JOBS", str(runtime.settings.jobs))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", runtime.settings.tracking_uri)
+def test_the_command_tells_the_channels_of_the_environment(in_environment, job, record, mailbox, monkeypatch, capsys):
+    in_environment(job)
     monkeypatch.setenv("PIPELINE_NOTIFY_PAGE", f"{mailbox.url}/a {mailbox.url}/b")
     state = record(1)
     assert cli.main(["notify", "orders", "--json"]) == 0
