@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
+
+    from pipeline.policies import Drift
+    from pipeline.pooling import Kinds
 
 # Consecutive intervals stay together when history is resampled: weather and campaigns last for days.
 _BLOCK = 7
@@ -39,6 +42,12 @@ class Calibrated:
     rate: float
     at_most: float
     intervals: int
+
+
+def floors(policy: Drift, kinds: Kinds, signals: Iterable[str], *natural: Mapping[str, float]) -> dict[str, float]:
+    """Per signal the least threshold: the policy's smallest effect, and what each of ``natural`` shows; for `calibrate`."""
+    least = {name: policy.effect if kinds.get(name) == "number" else policy.mass for name in signals}
+    return {name: max((base, *(known.get(name, 0.0) for known in natural))) for name, base in least.items()}
 
 
 def calibrate(

@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from pipeline import jobfile
-from pipeline.channels import Channels
 from pipeline.errors import IntervalsMissing, InvalidRequest
 from pipeline.intervals import Interval, format_instant
 from pipeline.ledger import Ledger
@@ -295,6 +294,9 @@ class Runtime:
 
     def notify(self, job: JobSpec) -> list[Notice]:
         """Tell people of the incidents that changed since they were last told; returns what they were told."""
+        # Nothing else needs Apprise, and every command and task begins with this module.
+        from pipeline.channels import Channels
+
         urls: dict[Tier, SecretStr] = {"page": self.settings.notify_page, "ticket": self.settings.notify_ticket}
         channels = Channels({tier: text.get_secret_value() for tier, text in urls.items()})
         return notify.notify(self.context(job), channels)

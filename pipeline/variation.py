@@ -95,7 +95,7 @@ def limit(
     if spread <= _NO_SPREAD * mean or mean <= 0:
         return seen
     level = 1 - exceedance(policy, signals)
-    deviations, widened = _predicted(level, independent)
+    deviations, widened = predicted(level, independent)
     skewed = float(gammaincinv((mean / spread) ** 2, level)) * spread**2 / mean - mean
     bound = max(seen, mean + max(skewed, deviations * spread) * widened)
     logs = np.log(effects[effects > 0])
@@ -109,13 +109,13 @@ def separation_limit(policy: Drift, aucs: NDArray[np.float64]) -> float:
 
     A prediction limit as `limit`, for the one AUC, which lies around 0.5 and is neither skewed nor heavy in its tails.
     """
-    deviations, widened = _predicted(1 - exceedance(policy, 1), len(aucs))
+    deviations, widened = predicted(1 - exceedance(policy, 1), len(aucs))
     bound = float(np.mean(aucs)) + deviations * widened * float(np.std(aucs, ddof=1))
     return max(float(np.quantile(aucs, _QUANTILE, method="higher")), bound)
 
 
-def _predicted(level: float, independent: float) -> tuple[float, float]:
-    """Student's deviations at a level, and how much wider one more value lies than the mean of so many."""
+def predicted(level: float, independent: float) -> tuple[float, float]:
+    """Student's deviations at a level, and the factor by which one more value lies wider than the mean of so many."""
     count = max(independent, 2.0)
     return float(stdtrit(count - 1, level)), math.sqrt(1 + 1 / count)
 

@@ -99,14 +99,7 @@ def thresholds(
     )
     seen = variation.course(policy, sample, world.kinds, starts, season)
     natural = variation.natural(policy, sample, world.kinds, starts, season)
-    floors = {
-        name: max(
-            policy.effect if world.kinds.get(name) == "number" else policy.mass,
-            natural.get(name, 0.0),
-            champion.natural[season].get(name, 0.0),
-        )
-        for name in seen
-    }
+    floors = calibration.floors(policy, world.kinds, seen, natural, champion.natural[season])
     rule = {"violations": policy.violations, "of_last": policy.of_last, "window": policy.window}
     found = calibration.calibrate(seen, floors, **rule, budget=budget)
     if found is None:

@@ -5,12 +5,12 @@ Pure functions of values; must not look at the delivered rows.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import stdtrit
+
+from pipeline.variation import predicted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,5 +74,5 @@ def _upper(found: Array) -> float:
     count = len(found)
     if count < _MIN_INTERVALS:
         return 0.0
-    deviations = float(stdtrit(count - 1, 1 - _EXCEEDED)) * math.sqrt(1 + 1 / count)
-    return float(np.mean(found) + deviations * np.std(found, ddof=1))
+    deviations, widened = predicted(1 - _EXCEEDED, count)
+    return float(np.mean(found) + deviations * widened * np.std(found, ddof=1))

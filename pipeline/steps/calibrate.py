@@ -46,16 +46,10 @@ def calibrate(ctx: JobContext, span: Interval, *, budget: float) -> Calibration:
     kinds = {name: kind for name, kind in reference.comparison_kinds(ctx).items() if name in columns}
     season = _season(ctx, starts)
     seen = variation.course(job.drift, columns, kinds, starts, season)
-    numbers = {name for name, kind in kinds.items() if kind == "number"}
     natural = variation.natural(job.drift, columns, kinds, starts, season)
     # A partition is compared with the model's reference, which may vary by itself where this history does not.
     trained = reference.natural(model, season) if model else {}
-    floors = {
-        name: max(
-            job.drift.effect if name in numbers else job.drift.mass, natural.get(name, 0.0), trained.get(name, 0.0)
-        )
-        for name in seen
-    }
+    floors = calibration.floors(job.drift, kinds, seen, natural, trained)
     rule = {"violations": job.drift.violations, "of_last": job.drift.of_last}
     found = calibration.calibrate(seen, floors, **rule, window=job.drift.window, budget=budget, seed=job.model.seed)
     if found is None:
@@ -94,8 +88,8 @@ def _history(ctx: JobContext, span: Interval) -> pa.Table | None:
             continue
         table = sample.table()
         if table is not None and table.num_rows:
-            start = np.full(table.num_rows, int(interval.start.timestamp() // 60))
-            parts.append(table.append_column(INTERVAL, pa.array(start)))
+            starts = np.repeat(seasons.starts_of([interval.start]), table.num_rows)
+            parts.append(table.append_column(INTERVAL, pa.array(starts)))
     return pa.concat_tables(parts) if parts else None
 
 

@@ -58,7 +58,7 @@ def window(ctx: JobContext, span: Interval) -> Window:
                 if is_last:
                     sketch = breakage.sketch(_feature_hashes(ctx, rows), sketch)
             if (found := own.table()) is not None:
-                starts = seasons.starts_of([part.start] * found.num_rows)
+                starts = np.repeat(seasons.starts_of([part.start]), found.num_rows)
                 sample.add(found.append_column(INTERVAL, pa.array(starts)))
         except ContractViolation:
             if is_last:

@@ -111,15 +111,15 @@ def _training(ctx: JobContext, model: LoadedModel, window: Interval) -> Compared
     rows = model.reference
     ladder = seasons.ladder(ctx.job.drift.reference, ctx.job.cadence, ctx.job.drift.window)
     season, alike = _alike(ctx, ladder, rows[INTERVAL].to_numpy(), window)
-    own_rows = rows.filter(pa.array(alike))
-    sample = features(ctx, own_rows)
+    history = features(ctx, rows)
+    sample = {name: column[alike] for name, column in history.items()}
     held = held_out(rows)
     own, alike = _alike(ctx, ladder, held[INTERVAL].to_numpy(), window)
     sample[PREDICTION] = values(held.filter(pa.array(alike))[PREDICTION])
     usual = {**natural(model, season), PREDICTION: natural(model, own).get(PREDICTION, 0.0)}
     told = "" if season == "all" else f", {seasons.described(season)}"
     described = f"the training data of version {model.ref.version}{told}"
-    return Compared(sample, features(ctx, rows), rows[INTERVAL].to_numpy(), usual, described)
+    return Compared(sample, history, rows[INTERVAL].to_numpy(), usual, described)
 
 
 def _previous(ctx: JobContext, model: LoadedModel, window: Interval) -> Compared | None:
@@ -133,7 +133,11 @@ def _previous(ctx: JobContext, model: LoadedModel, window: Interval) -> Compared
     for interval in intervals:
         try:
             for rows in comparable(job, validate.accepted(ctx, interval, plan.scored_files(ctx, interval))):
-                sample.add(rows.append_column(INTERVAL, pa.array(seasons.starts_of([interval.start] * rows.num_rows))))
+                sample.add(
+                    rows.append_column(
+                        INTERVAL, pa.array(np.repeat(seasons.starts_of([interval.start]), rows.num_rows))
+                    )
+                )
             used += 1
         except ContractViolation:
             continue
