@@ -98,6 +98,11 @@ def _tail(confidence: float, units: int) -> float:
     return float(ndtr(-np.sqrt(units / (units - 1)) * stdtrit(units - 1, confidence)))
 
 
+def refused(metric: MetricName, n: int, why: str) -> GateDecision:
+    """The decision when the comparison would not be fair: the champion stays."""
+    return insufficient(metric, n, why).model_copy(update={"outcome": "refused"})
+
+
 def insufficient(metric: MetricName, n: int, why: str) -> GateDecision:
     """The decision when the models cannot be compared: the champion stays."""
     return GateDecision(

@@ -155,6 +155,11 @@ class ModelSpec(Model):
     parameters: dict[str, bool | int | float | str] = Field(
         default_factory=dict, description="Parameters of the built-in trainer's scikit-learn estimator."
     )
+    candidates: dict[Name, dict[str, bool | int | float | str]] = Field(
+        default_factory=dict,
+        description="Other settings that compete with parameters in every training: a name and the parameters that differ. "
+        "The best on the latest part of the training data becomes the challenger.",
+    )
     trusted_types: tuple[str, ...] = Field(
         default=(), description="Further Python types that a saved model of the user's own trainer may contain (skops)."
     )

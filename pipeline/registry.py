@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
 
+    import numpy as np
     import pandas as pd
     import pyarrow as pa
     from mlflow.entities.model_registry import ModelVersion
@@ -64,12 +65,13 @@ _loaded: dict[tuple[str, str, int, str, tuple[str, ...]], LoadedModel] = {}
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A verified model version in memory: its fitted estimator, its profile, and its reference sample."""
+    """A verified model version in memory: its estimator, profile, reference sample, and what it learnt from."""
 
     ref: ModelRef
     estimator: Any
     profile: Profile
     reference: pa.Table
+    learnt: NDArray[np.uint64]
 
 
 class Registry:
@@ -92,6 +94,7 @@ class Registry:
         signature_output: NDArray[Any],
         profile: Profile,
         reference: pa.Table,
+        learnt: NDArray[np.uint64],
         as_of: datetime,
         parameters: Mapping[str, str],
         metrics: Mapping[str, float],
@@ -109,6 +112,7 @@ class Registry:
             signature_output=signature_output,
             profile=profile,
             reference=reference,
+            learnt=learnt,
             as_of=as_of,
         )
         digests = modelfiles.digests(files)
@@ -204,8 +208,7 @@ class Registry:
     def _load(self, registered: RegisteredModel, trusted_types: Sequence[str]) -> LoadedModel:
         files = self._fetch(registered)
         modelfiles.verify(files, registered)
-        estimator, profile, reference = modelfiles.read(files, registered.model, trusted_types)
-        return LoadedModel(registered.model, estimator, profile, reference)
+        return LoadedModel(registered.model, *modelfiles.read(files, registered.model, trusted_types))
 
     def _fetch(self, registered: RegisteredModel) -> dict[str, bytes]:
         """The content of a version's files, in memory: what is verified is what is loaded.

@@ -53,6 +53,8 @@ class _Course:
     alerts: int = 0
     retrains: int = 0
     promotions: int = 0
+    rollbacks: int = 0
+    training_seconds: float = 0.0
     seconds: list[float] = field(default_factory=list)
 
 
@@ -144,16 +146,23 @@ def _live(runtime: Runtime, job: JobSpec, interval: Interval, policy: Policy, co
 def _act(runtime: Runtime, job: JobSpec, interval: Interval, policy: Policy, course: _Course) -> str:
     as_of, trigger = interval.end, None
     if policy == "closed_loop":
+        watched = runtime.watch(job, as_of)
+        if watched is not None and watched.outcome == "rolled_back":
+            course.rollbacks += 1
+            return f"rolled back to version {watched.back_to}, {len(watched.restated)} intervals restated"
         trigger = runtime.decide(job, as_of)
     elif policy == "always" and _completes_month(job, interval):
         trigger = TriggerDecision(fire=True, cause="schedule", reason="The labels of a month are complete.")
     if trigger is None or not trigger.fire:
         return ""
     course.retrains += 1
+    began = time.perf_counter()
     try:
         report = runtime.retrain(job, as_of, trigger=trigger, force=policy == "always")
     except (NotEnoughLabels, ContractViolation) as error:
         return str(error)
+    finally:
+        course.training_seconds += time.perf_counter() - began
     course.promotions += report.outcome == "promoted"
     return f"retrained ({trigger.cause}): {report.outcome}"
 
@@ -189,7 +198,8 @@ def _summary(runtime: Runtime, job: JobSpec, policy: Policy, course: _Course, se
         "alerts": course.alerts,
         "retrains": course.retrains,
         "promotions": course.promotions,
-        "rollbacks": 0,
+        "rollbacks": course.rollbacks,
+        "training_seconds": round(course.training_seconds, 3),
         "metric": {
             "name": job.metric,
             "higher_is_better": HIGHER_IS_BETTER[job.metric],

@@ -16,7 +16,7 @@ from pipeline.intervals import Interval
 if TYPE_CHECKING:
     from datetime import datetime
 
-DecisionKind = Literal["trigger", "gate", "promotion", "rollback"]
+DecisionKind = Literal["trigger", "training", "gate", "watch", "promotion", "rollback"]
 
 
 class Report(BaseModel):
@@ -158,14 +158,16 @@ class TriggerDecision(Report):
     """Whether to train now, and why."""
 
     fire: bool
-    cause: Literal["drift", "degradation", "schedule", "manual", "bootstrap", "none"]
+    cause: Literal["drift", "degradation", "estimate", "schedule", "manual", "bootstrap", "none"]
     reason: str
+    since: AwareDatetime | None = Field(default=None, description="Start of the first interval that showed the cause.")
+    halted: bool = Field(default=False, description="The last trainings led to nothing, as many as open the breaker.")
 
 
 class GateDecision(Report):
     """Whether the challenger may replace the champion, and why."""
 
-    outcome: Literal["promote", "keep", "insufficient_data"]
+    outcome: Literal["promote", "keep", "insufficient_data", "refused"]
     reason: str
     metric: str
     champion: float | None
@@ -205,6 +207,20 @@ class Promotion(Report):
     previous_version: int | None
     decision_id: str
     reason: str
+
+
+class Watched(Report):
+    """What the watch over a promoted version found."""
+
+    outcome: Literal["kept", "rolled_back"]
+    version: int = Field(description="The version that is watched.")
+    reason: str
+    intervals: int = Field(description="Matured intervals since its promotion.")
+    lost: int = Field(description="Of the latest of them, in how many in a row the version before is better.")
+    back_to: int | None = Field(default=None, description="The version that is champion again.")
+    restated: tuple[AwareDatetime, ...] = Field(
+        default=(), description="Starts of the intervals that were scored again."
+    )
 
 
 class Baseline(Report):
@@ -257,6 +273,13 @@ class RegisteredModel(Report):
     left_out: dict[str, str] = Field(
         default_factory=dict, description="Intervals of the training history that could not be read: start -> problem."
     )
+    window: str = Field(
+        default="sliding", description="Which stretch of history it learnt from: retrain.window_policy."
+    )
+    settings: str = Field(default="default", description="Which of model.candidates it is; default: model.parameters.")
+    contest: dict[str, float] = Field(
+        default_factory=dict, description="The job's metric of each candidate, window and settings, in the backtest."
+    )
 
 
 class RetrainReport(Report):
@@ -265,7 +288,7 @@ class RetrainReport(Report):
     job: str
     as_of: AwareDatetime
     trigger: TriggerDecision
-    outcome: Literal["not_triggered", "promoted", "kept", "dry_run", "insufficient_data", "disabled"]
+    outcome: Literal["not_triggered", "promoted", "kept", "dry_run", "insufficient_data", "refused", "disabled"]
     reason: str
     model: ModelRef | None
     gate: GateDecision | None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import jobfile
 from pipeline.channels import Channels
-from pipeline.errors import IntervalsMissing, InvalidRequest
+from pipeline.errors import IntervalsMissing, InvalidRequest, TerminalError
 from pipeline.intervals import Interval, format_instant
 from pipeline.ledger import Ledger
 from pipeline.registry import Registry
@@ -21,6 +21,7 @@ from pipeline.steps import (
     calibrate,
     champion,
     changes,
+    decide,
     evaluate,
     monitor,
     notify,
@@ -30,6 +31,7 @@ from pipeline.steps import (
     restate,
     retrain,
     score,
+    watch,
 )
 from pipeline.steps.context import JobContext
 from pipeline.storage import Inputs, ReadLimits, Storage
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from pipeline.job import JobSpec
-    from pipeline.reports import Decision, Manifest, Promotion, QuarantineSummary, RetrainReport
+    from pipeline.reports import Decision, Manifest, Promotion, QuarantineSummary, RetrainReport, Watched
     from pipeline.steps.plan import ModelPolicy
     from pipeline.steps.restate import Withdrawal
     from pipeline.verdicts import Calibration, DriftReport, Incident, Notice, PerformanceReport, Tier
@@ -183,9 +185,13 @@ class Runtime:
         """Raise `ContractViolation` or `LabelsOverdue` for what the evaluation at ``as_of`` could not measure."""
         evaluate.require_measured(self.context(job), as_of)
 
+    def watch(self, job: JobSpec, as_of: datetime) -> Watched | None:
+        """What is found at ``as_of`` of a champion that a gate has promoted lately; one that proves worse is rolled back."""
+        return watch.watch(self.context(job), as_of)
+
     def decide(self, job: JobSpec, as_of: datetime) -> TriggerDecision:
         """The recorded decision whether to train at ``as_of``; raises `NoChampion` before the first promotion."""
-        return retrain.decide(self.context(job), as_of)
+        return decide.decide(self.context(job), as_of)
 
     def retrain(
         self,
@@ -215,8 +221,16 @@ class Runtime:
                 cause="bootstrap" if bootstrap else "manual",
                 reason=reason or ("First champion." if bootstrap else "Asked for by hand."),
             )
-            retrain.record_trigger(ctx, as_of, trigger)
-        return promote.consider(ctx, as_of, trigger, retrain.train(ctx, as_of), force=force)
+            decide.record_trigger(ctx, as_of, trigger)
+        decide.record_start(ctx, as_of, trigger)
+        try:
+            trained = retrain.train(ctx, as_of, trigger.since)
+            report = promote.consider(ctx, as_of, trigger, trained, force=force)
+        except TerminalError as error:
+            decide.record_failure(ctx, as_of, trigger, error)
+            raise
+        decide.record_end(ctx, report)
+        return report
 
     def promote(self, job: JobSpec, version: int, reason: str, at: datetime | None = None) -> Promotion:
         """Make ``version`` the champion from ``at`` (default: now) on, over all promotions recorded before.

@@ -84,6 +84,15 @@ def evaluate(name: str, as_of: datetime, *, quiet: bool) -> Json:
         }
 
 
+def watch(name: str, as_of: str) -> Json:
+    """Look after a model that was promoted lately; returns what was found, and how many intervals were restated."""
+    with Runtime.open() as runtime:
+        found = runtime.watch(runtime.job(name), parse_instant(as_of))
+        if found is None:
+            return {"job": name, "outcome": "nothing to watch"}
+        return {"job": name, **found.model_dump(mode="json", exclude={"restated"}), "restated": len(found.restated)}
+
+
 def notify(name: str) -> Json:
     """Tell people of the incidents that changed since they were last told; returns what they were told."""
     with Runtime.open() as runtime:

@@ -26,6 +26,7 @@ IncidentKind = Literal[
     "concept_drift",
     "degradation",
     "invalid_estimate",
+    "retraining_halted",
 ]
 
 

@@ -58,11 +58,20 @@ def _sentence(decision: Decision) -> str:
     if decision.kind == "trigger":
         verb = "started a training" if decision.outcome == "fire" else "did not start a training"
         return f"At {at} the policy of job {job} {verb}{'' if d['cause'] == 'none' else ' (' + d['cause'] + ')'}."
+    if decision.kind == "training":
+        made = f" version {d['version']}" if d.get("version") else ""
+        return f"The training of job {job} as of {at} ({d['cause']}){made}: {decision.outcome.replace('_', ' ')}."
+    if decision.kind == "watch":
+        return (
+            f"At {at} the watch over job {job} took version {d['version']} back; version {d['back_to']} rules again, after "
+            f"{d['intervals']} matured intervals."
+        )
     if decision.kind == "gate":
         found = {
             "promote": "and found it better",
             "keep": "and did not find it better",
             "insufficient_data": "but had too little to go by",
+            "refused": "and refused, since one had learnt from rows of the comparison",
         }
         return (
             f"At {at} the gate of job {job} compared version {d['challenger_version']} with the champion, version "

@@ -98,6 +98,12 @@ def withdrawn(ctx: JobContext) -> Promotion | None:
     return _standing(ctx)[1]
 
 
+def withdrawn_versions(ctx: JobContext, before: datetime) -> set[int]:
+    """The versions that rollbacks effective before that instant took away."""
+    moves = [p for p in ctx.ledger.promotions(ctx.job.name) if is_rollback(p) and p.effective_at < before]
+    return {p.previous_version for p in moves if p.previous_version is not None}
+
+
 def _standing(ctx: JobContext) -> tuple[list[Promotion], Promotion | None]:
     """The promotions that no rollback has undone, oldest first, and the one that the last move undid."""
     standing: list[Promotion] = []

@@ -50,17 +50,12 @@ def test_the_whole_loop_by_hand(home, capsys):
     assert retrained["outcome"] in ("kept", "dry_run")
     told = run(capsys, "explain", retrained["decision_ids"][0])[1]
     assert told["kind"] == "gate"
-    assert len(told["made_with"]) == 1
+    assert [id.split("-")[0] for id in told["made_with"]] == ["trigger", "training", "training"]
     assert run(capsys, "promote", "orders", "--version", "2", "--reason", "drill", "--at", "2026-01-18")[0] == 0
     status = run(capsys, "status")[1]["jobs"][0]
     assert (status["champion"], status["intervals"], status["rows_scored"]) == (2, 3, 300)
-    assert [d["id"].split("-")[0] for d in status["decisions"]] == [
-        "promotion",
-        "gate",
-        "trigger",
-        "promotion",
-        "trigger",
-    ]
+    kinds = [d["id"].split("-")[0] for d in status["decisions"]]
+    assert kinds == ["promotion", "training", "gate", "training", "trigger"]
     assert run(capsys, "rollback", "orders", "--reason", "drill over")[1]["model"]["version"] == 1
 
 

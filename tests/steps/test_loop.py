@@ -213,14 +213,18 @@ def test_an_unlabelled_interval_is_reported_once_and_not_at_every_call(runtime, 
     assert runtime.evaluate(job, day(14)) == []
 
 
-def test_decide_fires_on_persistent_drift_only_after_the_cooldown(changing, day):
+def test_decide_fires_on_persistent_drift_once_it_can_be_learnt_and_the_cooldown_is_over(changing, day):
     runtime, job = changing
     list(runtime.monitor(job, day(10), day(15)))
     assert not runtime.decide(job, day(15)).fire
     list(runtime.monitor(job, day(15)))
     assert not runtime.decide(job, day(16)).fire
-    list(runtime.monitor(job, day(16), day(18)))
-    decision = runtime.decide(job, day(18))
+    list(runtime.monitor(job, day(16), day(19)))
+    waiting = runtime.decide(job, day(19))
+    assert (waiting.fire, waiting.cause, waiting.since) == (False, "drift", day(16))
+    assert "Waiting for labels: 0 rows since 2026-01-16T00:00:00Z have one, 100 are needed." in waiting.reason
+    runtime.evaluate(job, day(19))
+    decision = runtime.decide(job, day(19))
     assert (decision.fire, decision.cause) == (True, "drift")
     assert "2 of the last 3" in decision.reason
 

@@ -57,8 +57,19 @@ ADAPTER_OF = {"modelfiles": "registry"}
 # A step may use those named before it.
 STEPS = (
     *("context", "sampling", "labels", "champion", "plan", "validate", "score", "changes", "quarantine"),
-    *("reference", "current", "profile", "estimate", "history", "incidents", "monitor", "calibrate", "notify"),
-    *("truth", "user_metrics", "measure", "evaluate", "retrain", "promote", "restate"),
+    *(
+        "reference",
+        "current",
+        "profile",
+        "estimate",
+        "history",
+        "incidents",
+        "monitor",
+        "calibrate",
+        "notify",
+        "decide",
+    ),
+    *("truth", "user_metrics", "measure", "evaluate", "contest", "disjoint", "retrain", "promote", "restate", "watch"),
 )
 # What the lower floors may import beside the standard library.
 LIBRARIES = {
