@@ -252,13 +252,13 @@ class Retrain(Model):
         default=None,
         ge=1,
         description="Labelled rows that must have come since the last training, and since the change that asks for one. Doubled "
-        "by each training of the same change that led to nothing. Default: min_rows.",
+        "by each training of the same change that led to nothing. Default: five times min_rows.",
     )
     budget: Budget = Field(default_factory=Budget, description="How many trainings may start by themselves.")
     breaker: Breaker = Field(default_factory=Breaker, description="When trainings stop because they lead to nothing.")
     window: timedelta = Field(default=timedelta(days=60), gt=timedelta(0), description="Labelled history that is used.")
     window_policy: Literal["sliding", "expanding", "since_change", "backtest"] = Field(
-        default="sliding",
+        default="backtest",
         description="sliding: the latest window; expanding: all history up to max_history; since_change: from the first interval "
         "that showed the change, if that is enough; backtest: whichever of these predicts the end of the history best.",
     )

@@ -10,12 +10,16 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from pipeline.intervals import format_instant
 from pipeline.reports import TriggerDecision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
+
+    from numpy.typing import NDArray
 
     from pipeline.policies import Retrain
     from pipeline.verdicts import DriftReport, PerformanceReport
@@ -26,6 +30,8 @@ Cause = Literal["degradation", "estimate", "drift", "schedule"]
 _NAMED: dict[Cause, str] = {"degradation": "Degradation", "estimate": "Estimated degradation", "drift": "Drift"}
 # A training that did not end within so long was lost with its process, unless the cooldown is longer.
 _LOST_AFTER = timedelta(days=1)
+# A change is learnt from part of what is new and proven on the rest: each part needs rows of its own.
+_SHARES = 5
 _WEEK, _MONTH = timedelta(days=7), timedelta(days=30)
 
 
@@ -108,12 +114,12 @@ def _cause(policy: Retrain, as_of: datetime, known: Known) -> tuple[_Found | Non
 
 def _violated(policy: Retrain, as_of: datetime, known: Known) -> _Found | None:
     """The first cause that enough of the latest reports show, and since when."""
-    kinds: tuple[tuple[Cause, Sequence[_Report], Callable[[_Report], bool]], ...] = (
-        ("degradation", known.performance, lambda report: report.is_violation),
-        ("estimate", known.drift if policy.estimates else (), _is_estimated),
-        ("drift", known.drift, lambda report: report.is_violation),
+    kinds: tuple[tuple[Cause, Sequence[_Report], Callable[[_Report], bool], Callable[[_Report], float | None]], ...] = (
+        ("degradation", known.performance, lambda report: report.is_violation, _realised),
+        ("estimate", known.drift if policy.estimates else (), _is_estimated, _estimated),
+        ("drift", known.drift, lambda report: report.is_violation, lambda report: None),
     )
-    for cause, reports, is_violation in kinds:
+    for cause, reports, is_violation, value in kinds:
         counted = _counted(as_of, known.champion_version, reports)
         latest = counted[-policy.of_last :]
         violations = [report for report in latest if is_violation(report)]
@@ -124,24 +130,57 @@ def _violated(policy: Retrain, as_of: datetime, known: Known) -> _Found | None:
             f"{_NAMED[cause]}: {len(violations)} of the last {len(latest)} intervals violate "
             f"({policy.violations} of {policy.of_last} start a training). {told}"
         )
-        return _Found(cause, reason, _onset(policy, counted, is_violation))
+        return _Found(cause, reason, _onset(policy, counted, is_violation, value))
     return None
 
 
-def _onset(policy: Retrain, counted: Sequence[_Report], is_violation: Callable[[_Report], bool]) -> datetime:
-    """The start of the first violation that is linked to the latest one by gaps shorter than ``of_last``."""
+def _onset(
+    policy: Retrain,
+    counted: Sequence[_Report],
+    is_violation: Callable[[_Report], bool],
+    value: Callable[[_Report], float | None],
+) -> datetime:
+    """The start of the interval with which the change began.
+
+    Of the violations that are linked to the latest one by gaps of less than ``of_last`` intervals the first; where the
+    reports have a value, the one of these before which and from which on the values differ most (the point that CUSUM
+    finds, Page 1954): a violation by chance shortly before the change is not taken for its beginning.
+    """
     places = [place for place, report in enumerate(counted) if is_violation(report)]
-    first = places[-1]
-    for place in reversed(places):
-        if first - place > policy.of_last:
+    linked = [places[-1]]
+    for place in reversed(places[:-1]):
+        if linked[0] - place > policy.of_last:
             break
-        first = place
-    return counted[first].start
+        linked.insert(0, place)
+    values = np.array([np.nan if (found := value(report)) is None else found for report in counted])
+    # The latest violations are needed to know that there is a change at all.
+    candidates = linked[: max(len(linked) - policy.violations + 1, 1)]
+    scores = [_contrast(values[:place], values[place:]) for place in candidates]
+    return counted[candidates[int(np.argmax(scores))]].start
+
+
+def _contrast(before: NDArray[np.float64], after: NDArray[np.float64]) -> float:
+    """How far the means of two stretches lie apart, in units in which chance moves them alike."""
+    older, newer = before[np.isfinite(before)], after[np.isfinite(after)]
+    if not len(older) or not len(newer):
+        return 0.0
+    weight = len(older) * len(newer) / (len(older) + len(newer))
+    return float(abs(older.mean() - newer.mean()) * np.sqrt(weight))
 
 
 def _is_estimated(report: _Report) -> bool:
     estimate = getattr(report, "estimate", None)
     return estimate is not None and estimate.is_valid and estimate.verdict == "drift"
+
+
+def _realised(report: _Report) -> float | None:
+    value: float | None = getattr(report, "value", None)
+    return value
+
+
+def _estimated(report: _Report) -> float | None:
+    estimate = getattr(report, "estimate", None)
+    return None if estimate is None else estimate.value
 
 
 def _due(policy: Retrain, as_of: datetime, trainings: Sequence[Training]) -> _Found | None:
@@ -202,7 +241,7 @@ def _too_little_is_new(policy: Retrain, as_of: datetime, known: Known, found: _F
     begin = max((moment for moment in (since, learnt) if moment is not None), default=None)
     rows = sum(count for start, count in known.labelled.items() if begin is None or start >= begin)
     rejected = 0 if since is None else sum(t.outcome == "rejected" and t.is_automatic for t in trained)
-    wanted = (policy.min_new_rows or policy.min_rows) * 2**rejected
+    wanted = (policy.min_new_rows or _SHARES * policy.min_rows) * 2**rejected
     if rows >= wanted:
         return ""
     if learnt is not None and begin == learnt:

@@ -225,7 +225,7 @@ def test_decide_fires_on_persistent_drift_once_it_can_be_learnt_and_the_cooldown
     assert "Waiting for labels: 0 rows since 2026-01-16T00:00:00Z have one, 100 are needed." in waiting.reason
     runtime.evaluate(job, day(19))
     decision = runtime.decide(job, day(19))
-    assert (decision.fire, decision.cause) == (True, "drift")
+    assert (decision.fire, decision.cause) == (True, "degradation")
     assert "2 of the last 3" in decision.reason
 
 

@@ -221,7 +221,7 @@ def test_nothing_fires_when_retraining_is_switched_off() -> None:
 # --- what a decision waits for ----------------------------------------------------------------------------------------
 
 TODAY = FIRST + 10 * DAY
-EAGER: dict[str, Any] = {"violations": 1, "of_last": 1, "cooldown": timedelta(0), "min_rows": 100}
+EAGER: dict[str, Any] = {"violations": 1, "of_last": 1, "cooldown": timedelta(0), "min_new_rows": 100}
 
 
 def test_what_is_only_estimated_counts_unless_the_policy_says_otherwise() -> None:
@@ -256,16 +256,28 @@ def test_a_decision_says_since_when_the_change_shows() -> None:
     assert decided(policy, drift=drifts("sssss")).since is None
 
 
+def test_a_violation_by_chance_shortly_before_the_change_is_not_its_beginning() -> None:
+    policy = Retrain(violations=3, of_last=5, cooldown=timedelta(0))
+    values = dict(enumerate([5.0, 5.1, 4.9, 5.6, 5.0, 9.0, 9.2, 9.1, 8.9]))
+    reports = [
+        performance(day, "drift" if value > 5.5 else "stable").model_copy(update={"value": value})
+        for day, value in values.items()
+    ]
+    found = decided(policy, performance=reports)
+    assert (found.fire, found.cause, found.since) == (True, "degradation", FIRST + 5 * DAY)
+
+
 def test_a_change_waits_until_enough_rows_since_have_labels() -> None:
-    waiting = decided(Retrain(**EAGER, min_new_rows=500), drift=drifts("sssssssssd"), labelled=400)
+    waiting = decided(Retrain(**{**EAGER, "min_new_rows": 500}), drift=drifts("sssssssssd"), labelled=400)
     assert (waiting.fire, waiting.cause) == (False, "drift")
     assert waiting.reason.endswith("Waiting for labels: 400 rows since 2026-03-10T00:00:00Z have one, 500 are needed.")
-    assert decided(Retrain(**EAGER, min_new_rows=500), drift=drifts("ssssssssdd"), labelled=400).fire
+    assert decided(Retrain(**{**EAGER, "min_new_rows": 500}), drift=drifts("ssssssssdd"), labelled=400).fire
 
 
-def test_min_rows_is_how_much_is_new_enough_unless_the_policy_says_otherwise() -> None:
-    assert not decided(Retrain(**EAGER), drift=drifts("sssssssssd"), labelled=99).fire
-    assert decided(Retrain(**EAGER), drift=drifts("sssssssssd"), labelled=100).fire
+def test_five_times_min_rows_are_new_enough_unless_the_policy_says_otherwise() -> None:
+    policy = Retrain(**{**EAGER, "min_new_rows": None}, min_rows=20)
+    assert not decided(policy, drift=drifts("sssssssssd"), labelled=99).fire
+    assert decided(policy, drift=drifts("sssssssssd"), labelled=100).fire
 
 
 def test_a_change_that_was_trained_on_needs_new_rows_twice_as_many_each_time() -> None:
@@ -289,7 +301,7 @@ def test_a_new_change_is_not_held_up_by_what_an_older_one_led_to() -> None:
 
 
 def test_the_schedule_waits_for_new_labels_too() -> None:
-    policy = Retrain(every=7 * DAY, cooldown=timedelta(0), min_rows=100)
+    policy = Retrain(every=7 * DAY, cooldown=timedelta(0), min_new_rows=100)
     last = [trained(FIRST, learnt_until=FIRST + 8 * DAY)]
     assert not decided(policy, trainings=last, labelled=49).fire
     assert decided(policy, trainings=last, labelled=50).fire
