@@ -70,6 +70,7 @@ class LoadedModel:
     estimator: Any
     profile: Profile
     reference: pa.Table
+    size: int  # bytes of the estimator's file
 
 
 class Registry:
@@ -205,7 +206,7 @@ class Registry:
         files = self._fetch(registered)
         modelfiles.verify(files, registered)
         estimator, profile, reference = modelfiles.read(files, registered.model, trusted_types)
-        return LoadedModel(registered.model, estimator, profile, reference)
+        return LoadedModel(registered.model, estimator, profile, reference, modelfiles.model_bytes(files))
 
     def _fetch(self, registered: RegisteredModel) -> dict[str, bytes]:
         """The content of a version's files, in memory: what is verified is what is loaded.

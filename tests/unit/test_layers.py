@@ -41,7 +41,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
             "calibration",
             "impact",
         ),
-        *("metrics", "maturity", "performance", "estimates", "incidents", "triggers", "gates"),
+        *("metrics", "maturity", "performance", "estimates", "incidents", "triggers"),
+        *("resampling", "paired", "guards", "gates"),
         *("charts", "frame", "driftpage", "performancepage", "pages", "markup"),
     ),
     (
@@ -58,7 +59,7 @@ ADAPTER_OF = {"modelfiles": "registry"}
 STEPS = (
     *("context", "sampling", "labels", "champion", "plan", "validate", "score", "changes", "quarantine"),
     *("reference", "current", "profile", "estimate", "history", "incidents", "monitor", "calibrate", "notify"),
-    *("truth", "user_metrics", "measure", "evaluate", "retrain", "promote", "restate"),
+    *("truth", "user_metrics", "measure", "evaluate", "retrain", "comparison", "promote", "restate"),
 )
 # What the lower floors may import beside the standard library.
 LIBRARIES = {
