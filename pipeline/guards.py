@@ -5,6 +5,7 @@ Pure functions of both models' outcomes on the same rows; each gives the `Guard`
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -84,11 +85,12 @@ def slices(
     by: Mapping[str, Levels],
     min_slice: int,
 ) -> tuple[Guard, tuple[SliceGain, ...]]:
-    """Whether no slice is proven worse by more than ``policy.max_slice_loss``; and the three with the strongest evidence.
+    """Whether no slice is proven worse and by more than ``policy.max_slice_loss``; and the three with most evidence.
 
     ``by`` holds the slices of each column. Slices of fewer than ``min_slice`` rows, or of too few of a class for
-    roc_auc, are not judged. Each is tested one-sided by `paired.by_sums`; of all, those are worse that the procedure of
-    Benjamini & Hochberg (1995) finds at a false discovery rate of 1 - ``policy.confidence``.
+    roc_auc, are not judged. As with drift, evidence and size both count: a slice is worse when a loss is proven, by
+    `paired.by_sums` and over all slices by Benjamini & Hochberg (1995) at a false discovery rate of 1 -
+    ``policy.confidence``, and is larger than accepted.
     """
     tested = []
     for column, known in by.items():
@@ -97,15 +99,18 @@ def slices(
             if len(rows) >= min_slice:
                 name = f"{column}={level}"[:_SHOWN_NAME]
                 sides = (champion.take(rows), challenger.take(rows))
-                tested += list(_slice(policy, metric, name, *sides, day[rows]))
-    worse = discoveries([gain.p_value for gain in tested], 1 - policy.confidence)
-    told = [gain.model_copy(update={"is_worse": is_worse}) for gain, is_worse in zip(tested, worse, strict=True)]
+                tested += list(_slice(metric, name, *sides, day[rows]))
+    proven = discoveries([gain.p_value for gain in tested], 1 - policy.confidence)
+    told = [
+        gain.model_copy(update={"is_worse": is_proven and _loss(metric, gain) > policy.max_slice_loss})
+        for gain, is_proven in zip(tested, proven, strict=True)
+    ]
     told.sort(key=lambda gain: (not gain.is_worse, gain.p_value, gain.gain, gain.slice))
     return _slice_guard(policy, metric, told), tuple(told[:_SHOWN_SLICES])
 
 
 def _slice(
-    policy: Promote, metric: MetricName, name: str, champion: Outcomes, challenger: Outcomes, day: NDArray[np.int64]
+    metric: MetricName, name: str, champion: Outcomes, challenger: Outcomes, day: NDArray[np.int64]
 ) -> Iterator[SliceGain]:
     if metric == "roc_auc":
         positives = int(np.sum(champion.truth == champion.classes[-1]))
@@ -114,33 +119,36 @@ def _slice(
     test = paired.by_sums(metric, champion, challenger, day)
     old, new, gain = paired.values(metric, champion, challenger)
     if test is not None and np.isfinite(gain):
-        loss = policy.max_slice_loss * (1.0 if metric in _BOUNDED else abs(old))
         yield SliceGain(
             slice=name,
             n=len(champion),
             champion=old,
             challenger=new,
             gain=gain,
-            p_value=test.falls_short(-loss),
+            p_value=test.falls_short(0.0),
             is_worse=False,
         )
 
 
+def _loss(metric: MetricName, gain: SliceGain) -> float:
+    """The loss in the unit of the limit: the metric's own, or for one without an upper end a share of the champion's value."""
+    if metric in _BOUNDED:
+        return -gain.gain
+    return -gain.gain / abs(gain.champion) if gain.champion else math.inf if gain.gain < 0 else 0.0
+
+
 def _slice_guard(policy: Promote, metric: MetricName, told: Sequence[SliceGain]) -> Guard:
-    worse = [gain for gain in told if gain.is_worse]
-    first = told[0] if told else None
-    value = None
-    detail = "no slice with enough labelled rows"
-    if first is not None:
-        value = -first.gain if metric in _BOUNDED else -first.gain / abs(first.champion) if first.champion else 0.0
-        numbers = (
-            f"{first.slice}: {metric} {first.challenger:.4g} against {first.champion:.4g} on {first.n} rows, "
-            f"p = {first.p_value:.2g}"
-        )
-        detail = (
-            f"{len(worse)} of {len(told)} slices proven worse; {'the worst' if worse else 'nearest to it'} {numbers}"
-        )
-    return Guard(name="slices", value=value, limit=policy.max_slice_loss, is_met=not worse, detail=detail)
+    limit = policy.max_slice_loss
+    if not told:
+        return Guard(name="slices", value=None, limit=limit, is_met=True, detail="no slice with enough labelled rows")
+    worse, first = [gain for gain in told if gain.is_worse], told[0]
+    loss = _loss(metric, first)
+    detail = (
+        f"{len(worse)} of {len(told)} slices proven worse; {'first' if worse else 'nearest to it'} {first.slice}: {metric} "
+        f"{first.challenger:.4g} against {first.champion:.4g} on {first.n} rows, p = {first.p_value:.2g}"
+    )
+    value = loss if math.isfinite(loss) else None
+    return Guard(name="slices", value=value, limit=limit, is_met=not worse, detail=detail)
 
 
 def discoveries(p_values: Sequence[float], rate: float) -> list[bool]:

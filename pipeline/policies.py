@@ -271,7 +271,7 @@ class Promote(Model):
     max_slice_loss: float = Field(
         default=0.02,
         ge=0,
-        description="A slice of performance.slices that is proven worse by more than this keeps the champion. In the metric's "
+        description="A slice of performance.slices whose loss is proven and larger than this keeps the champion. In the metric's "
         "own unit where that lies between 0 and 1 (roc_auc, accuracy, macro_f1, brier); else (log_loss, mae, rmse) as a share "
         "of the champion's value.",
     )

@@ -173,7 +173,7 @@ class Guard(Report):
 
 
 class SliceGain(Report):
-    """Champion and challenger on the rows of one slice; ``p_value`` is that of a loss no larger than is accepted."""
+    """Champion and challenger on the rows of one slice; the p-value is one-sided, against no loss."""
 
     slice: str = Field(description="Column and level, e.g. country=fr.")
     n: int
@@ -181,7 +181,9 @@ class SliceGain(Report):
     challenger: float
     gain: float
     p_value: float
-    is_worse: bool = Field(description="Proven worse than accepted, false discoveries among all slices controlled.")
+    is_worse: bool = Field(
+        description="Loss proven, false discoveries among all slices controlled, and larger than accepted."
+    )
 
 
 class GateDecision(Report):
