@@ -115,7 +115,7 @@ def _tested(
     test = paired.compare(metric, champion, challenger, day, seed)
     if test is None:
         return insufficient(metric, n, f"the {n} holdout rows cannot tell how sure a difference of {metric} is")
-    low, bar = test.low(policy.confidence), -(policy.margin or 0.0)
+    low, bar = test.low(policy.confidence), 0.0 if policy.margin is None else -policy.margin
     is_tie = _alike(champion, challenger)
     # Rounding is no difference.
     better = low > bar + _ROUNDING * abs(old) and gain >= policy.min_gain + bar and not is_tie

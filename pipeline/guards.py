@@ -178,7 +178,8 @@ def calibration(policy: Promote, champion: Outcomes, challenger: Outcomes, day: 
     unit, units = paired.independent(day)
     error = paired.clustered_error(pulls - pulls.mean(), unit, units)
     low = new - old - float(stdtrit(units - 1, policy.confidence)) * error
-    detail = f"calibration error {new:.4g} against {old:.4g}, worse by at least {low:.3g}"
+    proof = f"higher by at least {low:.3g}" if low > 0 else "not proven higher"
+    detail = f"calibration error {new:.4g} against {old:.4g}, {proof}"
     return Guard(name="calibration", value=new - old, limit=limit, is_met=low <= limit, detail=detail)
 
 

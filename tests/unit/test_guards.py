@@ -141,9 +141,10 @@ def test_a_challenger_that_is_worse_calibrated_is_refused_and_an_equal_one_is_no
     guard = guards.calibration(POLICY, classified(truth, score), classified(truth, skewed), day)
     assert (guard.is_met, guard.limit) == (False, 0.02)
     assert guard.value == pytest.approx(0.06, abs=0.015)
-    assert "worse by at least 0.0" in guard.detail
+    assert "higher by at least 0.0" in guard.detail
     back = guards.calibration(POLICY, classified(truth, skewed), classified(truth, score), day)
     assert back.is_met
+    assert back.detail.endswith(", not proven higher")
     assert guards.calibration(
         Promote(max_calibration_loss=None), classified(truth, score), classified(truth, skewed), day
     ).is_met
