@@ -75,7 +75,7 @@ def first(
     interval: NDArray[np.int64],
     seed: int,
 ) -> GateDecision:
-    """The decision on a first champion, which has nobody to be compared with: must it be better than a constant, it is.
+    """The decision on a first champion, which has nobody to be compared with but a constant prediction.
 
     ``outcomes`` are those of its holdout, ``learnt`` the labels it was trained on: the constant is their mean, or their
     shares of classes with the most frequent one. Proven is as in `compare` with the criterion ``superior``; no guard applies,

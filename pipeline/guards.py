@@ -170,7 +170,9 @@ def calibration(policy: Promote, champion: Outcomes, challenger: Outcomes, day: 
     if champion.scores is None or limit is None or len(champion) < 2:
         detail = "no limit is set" if limit is None else "numbers have no calibration"
         return Guard(name="calibration", value=None, limit=limit, is_met=True, detail=detail)
-    sides = [_as_binary(outcomes) for outcomes in (champion, challenger)]
+    sides = [champion, challenger]
+    if any(len(outcomes.classes) > 2 for outcomes in sides):
+        sides = [_rightness(outcomes) for outcomes in sides]
     old, new = (measure("calibration_error", side).value for side in sides)
     if old is None or new is None:
         return Guard(name="calibration", value=None, limit=limit, is_met=True, detail="undefined on these rows")
@@ -183,11 +185,9 @@ def calibration(policy: Promote, champion: Outcomes, challenger: Outcomes, day: 
     return Guard(name="calibration", value=new - old, limit=limit, is_met=low <= limit, detail=detail)
 
 
-def _as_binary(outcomes: Outcomes) -> Outcomes:
-    """The outcomes themselves, or of several classes whether the most probable one was right."""
+def _rightness(outcomes: Outcomes) -> Outcomes:
+    """Whether the most probable class was right, with its probability."""
     assert outcomes.scores is not None  # the caller has looked
-    if len(outcomes.classes) == 2:
-        return outcomes
     sure = outcomes.scores.max(axis=1)
     right = outcomes.prediction == outcomes.truth
     return Outcomes(right, sure > 0.5, np.column_stack([1 - sure, sure]), (False, True))

@@ -47,9 +47,6 @@ class PairedTest(Protocol):
     def exceeds(self, bar: float) -> float:
         """The p-value against a gain of at most ``bar``."""
 
-    def falls_short(self, bar: float) -> float:
-        """The p-value against a gain of at least ``bar``."""
-
 
 def values(metric: MetricName, champion: Outcomes, challenger: Outcomes) -> tuple[float, float, float]:
     """The metric of both models over all rows, and the gain; NaN where it is undefined."""
@@ -101,7 +98,7 @@ def _bootstrap(
     return Bootstrap(found, blocks) if len(found) else None
 
 
-def by_rows(metric: MetricName, champion: Outcomes, challenger: Outcomes) -> PairedTest | None:
+def by_rows(metric: MetricName, champion: Outcomes, challenger: Outcomes) -> Student | McNemar | None:
     """The test whose units are rows: DeLong's for roc_auc, McNemar's for accuracy, else Student's.
 
     DeLong, DeLong & Clarke-Pearson (1988); McNemar (1947), exact. The mean of a loss is compared by Student's t on the
@@ -128,7 +125,9 @@ def by_rows(metric: MetricName, champion: Outcomes, challenger: Outcomes) -> Pai
     return Student(gain, float(np.std(pulls, ddof=1)) / n**0.5, n - 1, f"{name} on {n} rows", n)
 
 
-def by_sums(metric: MetricName, champion: Outcomes, challenger: Outcomes, day: NDArray[np.int64]) -> PairedTest | None:
+def by_sums(
+    metric: MetricName, champion: Outcomes, challenger: Outcomes, day: NDArray[np.int64]
+) -> Student | McNemar | None:
     """The same without a bootstrap, for many small slices: Student's t on the sums of days (cluster-robust variance).
 
     With fewer than seven days it is `by_rows`. The sums are of each row's part in the metric: for roc_auc those of DeLong
@@ -261,14 +260,7 @@ class Bootstrap:
 
     def exceeds(self, bar: float) -> float:
         """The p-value against a gain of at most ``bar``."""
-        return self._expanded(np.searchsorted(self.gains, bar, side="right"))
-
-    def falls_short(self, bar: float) -> float:
-        """The p-value against a gain of at least ``bar``."""
-        return self._expanded(len(self.gains) - np.searchsorted(self.gains, bar, side="left"))
-
-    def _expanded(self, beyond: np.intp | int) -> float:
-        share = (1 + int(beyond)) / (len(self.gains) + 2)
+        share = (1 + int(np.searchsorted(self.gains, bar, side="right"))) / (len(self.gains) + 2)
         return float(stdtr(self.units - 1, np.sqrt((self.units - 1) / self.units) * ndtri(share)))
 
 
@@ -302,10 +294,6 @@ class Braked:
     def exceeds(self, bar: float) -> float:
         """The p-value against a gain of at most ``bar``."""
         return min(1.0, max(self.first.exceeds(bar), self.second.exceeds(bar)) / _USED_ERROR)
-
-    def falls_short(self, bar: float) -> float:
-        """The p-value against a gain of at least ``bar``."""
-        return min(1.0, max(self.first.falls_short(bar), self.second.falls_short(bar)) / _USED_ERROR)
 
 
 def _pulls(metric: MetricName, champion: Outcomes, challenger: Outcomes) -> tuple[float, Floats] | None:

@@ -113,7 +113,7 @@ def _blocks(interval: NDArray[np.int64]) -> NDArray[np.int64]:
     """The bootstrap block of each row: its day. Noise that a whole day shares makes hours far from independent.
 
     Measured on 14 days of hourly intervals with noise per day: equal models are promoted in 31 % of trials when hours are
-    the blocks, in 5 % when days are.
+    the blocks, in at most 5 % when days are.
     """
     days: NDArray[np.int64] = interval // _MINUTES_PER_DAY
     return days

@@ -154,7 +154,7 @@ def _first(ctx: JobContext, as_of: datetime, trigger: TriggerDecision, challenge
     decision, _ = _record(ctx, as_of, trigger, None, challenger.model, found)
     name, version = ctx.job.name, challenger.model.version
     raise FirstChampionRefused(
-        f"version {version} of model {ctx.job.model_name!r} is not made the first champion: {found.reason}",
+        f"version {version} of model {ctx.job.model_name!r} is not made the first champion: {found.reason.rstrip('.')}",
         expected="proof on the holdout that it is better than a constant prediction (promote.first)",
         got=decision.id,
         left_behind=f"version {version} is registered and rules nothing",

@@ -308,6 +308,26 @@ def test_a_slice_that_loses_blocks_a_challenger_that_is_better_overall(rng: np.r
     assert found(max_slice_loss=0.7).outcome == "promote"
 
 
+def test_a_reason_stays_short_when_every_guard_is_broken_at_once(rng: np.random.Generator) -> None:
+    truth = (rng.random(3000) < 0.5).astype(np.int64)
+    scores = [np.clip(0.5 + 0.3 * (truth - 0.5) * sign + rng.normal(0, 0.05, 3000), 0, 1) for sign in (1, -1)]
+    sides = [Outcomes(truth, (s > 0.5).astype(int), np.column_stack([1 - s, s]), (0, 1)) for s in scores]
+    found = compare(
+        Promote(max_churn=0.01),
+        "roc_auc",
+        champion=sides[0],
+        challenger=sides[1],
+        interval=np.arange(3000) % 14,
+        seed=1,
+        slices={"c" * 62: levels(np.array(["x" * 5000, "y" * 5000] * 1500, dtype=object))},
+        sizes=(10**9, 10**10),
+        slowdown=123.4,
+    )
+    assert not any(guard.is_met for guard in found.guards)
+    # It travels twice in a message of at most 4,096 bytes.
+    assert len(found.reason) < 1100
+
+
 def test_a_decision_recorded_before_there_were_guards_can_still_be_read() -> None:
     recorded = {"outcome": "keep", "reason": "r", "metric": "mae", "champion": 1.0, "challenger": 1.0}
     found = GateDecision.model_validate({**recorded, "gain": 0.0, "low": 0.0, "n": 100})
