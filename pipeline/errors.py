@@ -113,6 +113,10 @@ class NoChampion(TerminalError):
     """No model version is champion at the time that was asked for."""
 
 
+class FirstChampionRefused(TerminalError):
+    """A first champion was asked for that is not proven better than a constant prediction."""
+
+
 class AliasConflict(TerminalError):
     """The registry's alias and the ledger disagree about the champion."""
 

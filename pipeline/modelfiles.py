@@ -95,6 +95,11 @@ def digests(files: Mapping[str, bytes]) -> dict[str, str]:
     return {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
 
 
+def model_bytes(files: Mapping[str, bytes]) -> int:
+    """How large the estimator's file is; profile and reference, which do not score, are left out."""
+    return len(files[_MODEL])
+
+
 def model_digest(digests: Mapping[str, str]) -> str:
     """The digest of a version: SHA-256 (hex) of the canonical JSON of its files' digests."""
     return hashlib.sha256(json.dumps(dict(digests), sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -313,8 +313,61 @@ class Promote(Model):
     confidence: float = Field(
         default=0.95, ge=0.5, lt=1, description="One-sided confidence that the challenger is better."
     )
+    criterion: Literal["superior", "not_inferior"] = Field(
+        default="superior",
+        description="superior: the challenger must be proven better; not_inferior: proven not worse by more than margin.",
+    )
+    margin: float | None = Field(
+        default=None, gt=0, description="not_inferior: the loss in the metric's own unit that is still acceptable."
+    )
     min_gain: float = Field(
-        default=0.0, ge=0, description="Smallest gain in the job's metric that is worth a promotion."
+        default=0.0, ge=0, description="superior: smallest gain in the job's metric that is worth a promotion."
     )
     min_labels: int = Field(default=100, ge=10, description="Labelled holdout rows needed for a decision.")
+    max_slice_loss: float = Field(
+        default=0.02,
+        ge=0,
+        description="A slice of performance.slices whose loss is proven and larger than this keeps the champion. In the metric's "
+        "own unit where that lies between 0 and 1 (roc_auc, accuracy, macro_f1, brier); else (log_loss, mae, rmse) as a share "
+        "of the champion's value.",
+    )
+    max_calibration_loss: float | None = Field(
+        default=0.02,
+        ge=0,
+        description="Expected calibration error by which the challenger may exceed the champion; null: no limit.",
+    )
+    max_churn: Share | None = Field(
+        default=None,
+        description="Share of rows that may get another class, or a number that moves by more than a standard deviation of the "
+        "champion's residuals; null: only reported.",
+    )
+    max_slowdown: float | None = Field(
+        default=3.0, ge=1, description="Times that scoring may take as long as with the champion; null: no limit."
+    )
+    max_size_ratio: float | None = Field(
+        default=5.0, ge=1, description="Times that the model's file may be as large as the champion's; null: no limit."
+    )
     watch: Watch = Field(default_factory=Watch, description="What happens after a promotion.")
+    first: Literal["any", "holdout_better_than_constant"] = Field(
+        default="holdout_better_than_constant",
+        description="What the first champion must show, as there is none to compare it with. holdout_better_than_constant: "
+        "on its holdout it is proven better than the training's mean, class shares or most frequent class; any: nothing.",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.criterion == "superior" and self.margin is not None:
+            raise ValueError(
+                f"promote.margin ({self.margin:g}) belongs to promote.criterion not_inferior; with superior use "
+                "promote.min_gain, or set the criterion"
+            )
+        if self.criterion == "not_inferior" and self.margin is None:
+            raise ValueError(
+                "promote.criterion not_inferior needs promote.margin, the loss in the metric's own unit that is acceptable"
+            )
+        if self.criterion == "not_inferior" and self.min_gain > 0:
+            raise ValueError(
+                f"promote.min_gain ({self.min_gain:g}) contradicts promote.criterion not_inferior, which accepts a loss; "
+                "remove one of them"
+            )
+        return self

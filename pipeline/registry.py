@@ -72,6 +72,7 @@ class LoadedModel:
     profile: Profile
     reference: pa.Table
     learnt: NDArray[np.uint64]
+    size: int  # bytes of the estimator's file
 
 
 class Registry:
@@ -208,7 +209,9 @@ class Registry:
     def _load(self, registered: RegisteredModel, trusted_types: Sequence[str]) -> LoadedModel:
         files = self._fetch(registered)
         modelfiles.verify(files, registered)
-        return LoadedModel(registered.model, *modelfiles.read(files, registered.model, trusted_types))
+        return LoadedModel(
+            registered.model, *modelfiles.read(files, registered.model, trusted_types), modelfiles.model_bytes(files)
+        )
 
     def _fetch(self, registered: RegisteredModel) -> dict[str, bytes]:
         """The content of a version's files, in memory: what is verified is what is loaded.

@@ -164,6 +164,30 @@ class TriggerDecision(Report):
     halted: bool = Field(default=False, description="The last trainings led to nothing, as many as open the breaker.")
 
 
+class Guard(Report):
+    """One limit, beside the job's metric, that a challenger must keep."""
+
+    name: Literal["slices", "calibration", "churn", "speed", "size"]
+    value: float | None = Field(description="What was found, in the limit's unit; null where nothing could be judged.")
+    limit: float | None = Field(description="Largest value that is accepted; null: reported only.")
+    is_met: bool
+    detail: str
+
+
+class SliceGain(Report):
+    """Champion and challenger on the rows of one slice; the p-value is one-sided, against no loss."""
+
+    slice: str = Field(description="Column and level, e.g. country=fr.")
+    n: int
+    champion: float
+    challenger: float
+    gain: float
+    p_value: float
+    is_worse: bool = Field(
+        description="Loss proven, false discoveries among all slices controlled, and larger than accepted."
+    )
+
+
 class GateDecision(Report):
     """Whether the challenger may replace the champion, and why."""
 
@@ -175,6 +199,12 @@ class GateDecision(Report):
     gain: float | None = Field(description="Improvement in the metric's own unit; positive is better.")
     low: float | None = Field(description="Lower one-sided confidence bound of the gain.")
     n: int
+    bar: float = Field(default=0.0, description="What the bound must exceed: 0, or minus the accepted loss.")
+    test: str | None = Field(default=None, description="The paired test behind bound and p-value.")
+    units: int | None = Field(default=None, description="Independent units of the test: its days, or its rows.")
+    p_value: float | None = Field(default=None, description="One-sided p-value of a gain no larger than the bar.")
+    guards: tuple[Guard, ...] = ()
+    slices: tuple[SliceGain, ...] = Field(default=(), description="The slices with the strongest evidence of a loss.")
 
 
 class Decision(Report):

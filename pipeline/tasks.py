@@ -135,7 +135,8 @@ def retrain(name: str, decision: Json, *, bootstrap: bool, reason: str) -> Json:
         )
         gate = report.decision_ids[0] if report.report_uri else None
         return {
-            **report.model_dump(mode="json"),
+            # The page has these; here they would be too long.
+            **report.model_dump(mode="json", exclude={"gate": {"guards", "slices"}}),
             "model_version": report.model.version if report.model else None,
             "report": f"gates/{gate}.html" if gate else None,
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline import jobfile
 from pipeline.commands import opened
@@ -67,9 +67,14 @@ def _sentence(decision: Decision) -> str:
             f"{d['intervals']} matured intervals."
         )
     if decision.kind == "gate":
+        if d["champion_version"] is None:
+            return (
+                f"At {at} the gate of job {job} compared version {d['challenger_version']}, which was to be the first "
+                "champion, with a constant prediction, and found no proof that it is better."
+            )
         found = {
-            "promote": "and found it better",
-            "keep": "and did not find it better",
+            "promote": "and found it better" if not d.get("bar") else "and found it good enough",
+            "keep": _kept(d),
             "insufficient_data": "but had too little to go by",
             "refused": "and refused, since one had learnt from rows of the comparison",
         }
@@ -82,17 +87,34 @@ def _sentence(decision: Decision) -> str:
     return f"From {at} on version {d['version']} is{again} the champion of job {job}{before}."
 
 
+def _kept(details: dict[str, Any]) -> str:
+    """Why the challenger was kept out: a guard, or no proof."""
+    broken = [guard["name"] for guard in details.get("guards", ()) if not guard["is_met"]]
+    is_proven = details["low"] is not None and details["low"] > details.get("bar", 0.0)
+    if broken and is_proven:
+        return f"and kept it out by the {'guard' if len(broken) == 1 else 'guards'} {', '.join(broken)}"
+    return "and did not find it better" if not details.get("bar") else "and did not find it good enough"
+
+
 def _numbers(decision: Decision) -> list[str]:
-    """The numbers that a gate decision rests on, one per line."""
+    """The numbers that a gate decision rests on, one per line; those of a decision of an older release are fewer."""
     d = decision.details
     if decision.kind != "gate" or d["gain"] is None:
         return []
-    return [
+    lines = [
         f"  {d['metric']} of the champion: {d['champion']:.6g}",
         f"  {d['metric']} of the challenger: {d['challenger']:.6g}",
         f"  gain: {d['gain']:.6g} (positive is better), at least {d['low']:.6g} with the confidence asked for",
         f"  labelled rows that neither had learnt from: {d['n']}",
     ]
+    if d.get("test"):
+        lines.append(f"  test: {d['test']}, p = {d['p_value']:.2g} against a gain of at most {d['bar']:g}")
+    for guard in d.get("guards", ()):
+        limit = "none" if guard["limit"] is None else f"{guard['limit']:g}"
+        lines.append(
+            f"  guard {guard['name']} {'met' if guard['is_met'] else 'NOT met'}, limit {limit}: {guard['detail']}"
+        )
+    return lines
 
 
 def retrain(args: argparse.Namespace) -> Answer:

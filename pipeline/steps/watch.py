@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline import gates, metrics
+from pipeline import engine, gates, metrics
 from pipeline.errors import ContractViolation
 from pipeline.intervals import Interval, format_instant
-from pipeline.policies import HIGHER_IS_BETTER
+from pipeline.policies import HIGHER_IS_BETTER, Promote
 from pipeline.reports import Decision, Watched
-from pipeline.steps import champion, promote, restate, retrain
+from pipeline.steps import champion, comparison, restate, retrain
 from pipeline.steps.context import INTERVAL
 
 if TYPE_CHECKING:
@@ -118,18 +118,21 @@ def _compare(
         return None
     new, old = ctx.load(latest.model.version), ctx.load(latest.previous_version)
     try:
-        now, before = promote.outcomes(ctx, new, rows), promote.outcomes(ctx, old, rows)
+        now, before = (
+            comparison.outcomes(ctx, model, engine.to_frame(rows, ctx.model_columns(model)), rows)
+            for model in (new, old)
+        )
     except ContractViolation:  # the former one takes other columns
         return None
     policy = ctx.job.promote.watch
     # A look after each interval: each may be wrong in as many times fewer cases.
     confidence = 1 - (1 - policy.confidence) / policy.intervals
     gate = gates.compare(
-        ctx.job.promote.model_copy(update={"confidence": confidence, "min_gain": 0.0}),
+        Promote(confidence=confidence, max_calibration_loss=None),
         ctx.job.metric,
         champion=now,
         challenger=before,
-        interval=promote.blocks(rows[INTERVAL].to_numpy()),
+        interval=comparison.blocks(rows[INTERVAL].to_numpy()),
         seed=ctx.job.model.seed,
     )
     return gate, _lost(ctx, rows, now, before)

@@ -41,7 +41,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
             "calibration",
             "impact",
         ),
-        *("metrics", "maturity", "performance", "estimates", "incidents", "triggers", "gates"),
+        *("metrics", "maturity", "performance", "estimates", "incidents", "triggers"),
+        *("resampling", "paired", "guards", "gates"),
         *("charts", "frame", "driftpage", "performancepage", "pages", "markup"),
     ),
     (
@@ -57,19 +58,20 @@ ADAPTER_OF = {"modelfiles": "registry"}
 # A step may use those named before it.
 STEPS = (
     *("context", "sampling", "labels", "champion", "plan", "validate", "score", "changes", "quarantine"),
+    *("reference", "current", "profile", "estimate", "history", "incidents", "monitor", "calibrate", "notify"),
     *(
-        "reference",
-        "current",
-        "profile",
-        "estimate",
-        "history",
-        "incidents",
-        "monitor",
-        "calibrate",
-        "notify",
+        "truth",
+        "user_metrics",
+        "measure",
+        "evaluate",
         "decide",
+        "contest",
+        "disjoint",
+        "retrain",
+        "comparison",
+        "promote",
     ),
-    *("truth", "user_metrics", "measure", "evaluate", "contest", "disjoint", "retrain", "promote", "restate", "watch"),
+    *("restate", "watch"),
 )
 # What the lower floors may import beside the standard library.
 LIBRARIES = {
