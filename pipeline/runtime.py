@@ -206,6 +206,7 @@ class Runtime:
         """
         ctx = self.context(job)
         if bootstrap:
+            reason = champion.stated(job.name, reason or "First champion.")
             retrain.require_champion_absent(ctx, as_of)
         else:
             champion.at(ctx, as_of)
@@ -213,7 +214,7 @@ class Runtime:
             trigger = TriggerDecision(
                 fire=True,
                 cause="bootstrap" if bootstrap else "manual",
-                reason=reason or ("First champion." if bootstrap else "Asked for by hand."),
+                reason=reason or "Asked for by hand.",
             )
             retrain.record_trigger(ctx, as_of, trigger)
         return promote.consider(ctx, as_of, trigger, retrain.train(ctx, as_of), force=force)
@@ -221,7 +222,8 @@ class Runtime:
     def promote(self, job: JobSpec, version: int, reason: str, at: datetime | None = None) -> Promotion:
         """Make ``version`` the champion from ``at`` (default: now) on, over all promotions recorded before.
 
-        Raises `InvalidRequest` for an unknown version, the champion itself, or an ``at`` before the version was trained.
+        Raises `InvalidRequest` for an unknown version, the champion itself, an ``at`` before the version was trained, or a
+        reason that says nothing, and `PromotionConflict` when somebody else moves the champion meanwhile.
         """
         return promote.promote(self.context(job), at or self.clock(), version, reason)
 
@@ -237,7 +239,8 @@ class Runtime:
         Without restating the move takes effect ``at`` (default: now); with it, when the withdrawn promotion did, so that
         later backfills agree with the restated partitions. Each call goes one champion further back, but a call with
         ``restated`` first finishes the last rollback: while partitions of the version that it withdrew are still
-        published, they are restated and nothing further is withdrawn. Raises `InvalidRequest` without an earlier champion.
+        published, they are restated and nothing further is withdrawn. Raises `InvalidRequest` without an earlier champion or
+        a reason, and `PromotionConflict` when somebody else moves the champion meanwhile.
         """
         if restated and at is not None:
             raise InvalidRequest(
@@ -247,10 +250,11 @@ class Runtime:
                 left_behind="nothing was changed",
                 next_step=f"pipeline rollback {job.name} --restate --dry-run shows what it would do",
             )
-        ctx = self.context(job)
+        ctx, reason = self.context(job), champion.stated(job.name, reason)
+        before = self.ledger.champion(job.name)
         found = restate.withdrawal(ctx, restated=restated)
         effective = found.withdrawn.effective_at if restated else at or self.clock()
-        done = champion.move(ctx, effective, found.back, reason, "rollback")
+        done = champion.move(ctx, effective, found.back, reason, "rollback", instead_of=before)
         return done, restate.restate(ctx, found.affected, found.back.version)
 
     def status(self, job: JobSpec) -> dict[str, Any]:

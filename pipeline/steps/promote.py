@@ -49,7 +49,7 @@ def consider(
         reason = first if ruling is None else forced
         if settled:
             return _report(ctx, as_of, trigger, challenger, "kept", settled)
-        done = champion.move(ctx, as_of, ref, reason, "promotion")
+        done = champion.move(ctx, as_of, ref, reason, "promotion", instead_of=ruling)
         return _report(ctx, as_of, trigger, challenger, "promoted", reason, ids=(done.decision_id,))
     if mode == "disabled":
         reason = f"Version {ref.version} is registered; promote.mode is disabled, so it is not compared."
@@ -63,7 +63,7 @@ def consider(
     elif gate.outcome == "promote" and mode == "dry_run":
         outcome = "dry_run"
     elif gate.outcome == "promote":
-        done = champion.move(ctx, as_of, ref, reason, "promotion")
+        done = champion.move(ctx, as_of, ref, reason, "promotion", instead_of=ruling)
         ids = (*ids, done.decision_id)
     return _report(ctx, as_of, trigger, challenger, outcome, reason, gate, ids, uri)
 
@@ -73,8 +73,10 @@ def promote(ctx: JobContext, at: datetime, version: int, reason: str) -> Promoti
 
     It rules over every promotion recorded before, also later ones. Takes over an alias that was moved outside of this
     product, so it also settles an `AliasConflict`. Raises `InvalidRequest` for an unknown version, for the champion
-    itself, and for an ``at`` at which the version's training data was not known yet.
+    itself, for an ``at`` at which the version's training data was not known yet, and for a reason that says nothing, and
+    `PromotionConflict` when somebody else moves the champion meanwhile.
     """
+    reason = champion.stated(ctx.job.name, reason)
     registered = ctx.registered(version)
     latest = ctx.ledger.champion(ctx.job.name)
     alias = ctx.registry.champion(ctx.job.model_name)
@@ -94,7 +96,7 @@ def promote(ctx: JobContext, at: datetime, version: int, reason: str) -> Promoti
             next_step=f"pipeline promote {ctx.job.name} --version {version} --at T with a later T; earlier intervals can be "
             f"scored with --model {version}",
         )
-    return champion.move(ctx, at, registered.model, reason, "promotion", adopt=True)
+    return champion.move(ctx, at, registered.model, reason, "promotion", instead_of=latest, adopt=True)
 
 
 def _settled(ctx: JobContext, as_of: datetime, ref: ModelRef) -> str:
