@@ -77,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
     command("status", "Show champion, latest interval, drift, performance and decisions.", job="[JOB]")
     explain = command("explain", "Tell one recorded decision with its numbers, in sentences.", job="")
     explain.add_argument("id", metavar="ID", help="as printed by status, retrain and replay, e.g. gate-1a2b3c4d5e6f")
+    command("audit", "Prove that the record of decisions is unchanged and agrees with the registry.", job="[JOB]")
 
     score = command("score", "Plan, validate, score and publish; prints the manifest.")
     _span(score)

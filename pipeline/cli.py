@@ -69,6 +69,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Answer]] = {
     "calibrate": jobs.calibrate,
     "status": models.status,
     "explain": models.explain,
+    "audit": models.audit,
     "score": partitions.score,
     "snapshot": partitions.snapshot,
     "restate": partitions.restate,

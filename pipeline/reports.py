@@ -271,3 +271,24 @@ class RetrainReport(Report):
     gate: GateDecision | None
     decision_ids: tuple[str, ...]
     report_uri: str | None = None
+
+
+class Misfit(Report):
+    """One thing in the record of decisions that does not fit."""
+
+    at: str = Field(description="The record, anchor or alias, with its id.")
+    expected: str
+    got: str
+
+
+class Audit(Report):
+    """What an audit found of one job."""
+
+    job: str
+    records: int = Field(description="Decisions and promotions.")
+    promotions: int
+    champion: int | None = Field(description="The version that the alias names.")
+    anchored: int = Field(description="Position of the latest record that an anchor in the registry names; 0 for none.")
+    misfits: tuple[Misfit, ...] = Field(
+        description="What does not fit, the first record first; empty when all is well."
+    )

@@ -18,10 +18,12 @@ from pipeline.registry import Registry
 from pipeline.reports import TriggerDecision
 from pipeline.settings import Settings
 from pipeline.steps import (
+    audit,
     calibrate,
     champion,
     changes,
     evaluate,
+    explain,
     monitor,
     notify,
     plan,
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from pipeline.job import JobSpec
-    from pipeline.reports import Decision, Manifest, Promotion, QuarantineSummary, RetrainReport
+    from pipeline.reports import Audit, Decision, Manifest, Promotion, QuarantineSummary, RetrainReport
     from pipeline.steps.plan import ModelPolicy
     from pipeline.steps.restate import Withdrawal
     from pipeline.verdicts import Calibration, DriftReport, Incident, Notice, PerformanceReport, Tier
@@ -303,23 +305,22 @@ class Runtime:
         channels = Channels({tier: text.get_secret_value() for tier, text in urls.items()})
         return notify.notify(self.context(job), channels)
 
+    def audit(self, job: JobSpec | None = None) -> list[Audit]:
+        """What an audit finds of one job, or of all that are declared or have a record, by name; nothing is changed."""
+        known = {job.name: job.model_name} if job else self._models()
+        return [audit.audit(self.ledger, self.registry, name, model) for name, model in sorted(known.items())]
+
     def explain(self, id: str) -> Decision:
         """The recorded decision of that id; raises `InvalidRequest` for an unknown one."""
-        decision = self.ledger.decision(id)
-        if decision is None:
-            raise InvalidRequest(
-                f"no decision has the id {id!r}",
-                expected="an id such as gate-1a2b3c4d5e6f",
-                got=id,
-                left_behind="nothing was changed",
-                next_step="pipeline status prints the latest ids, pipeline retrain and replay those of what they decided",
-            )
-        return decision
+        return explain.decision(self.ledger, id)
 
     def made_with(self, decision: Decision) -> list[Decision]:
         """The other decisions on the same job at the same instant, in order of recording: what led to it, what followed."""
-        together = self.ledger.decisions(decision.job, since=decision.at, until=decision.at)
-        return [other for other in together if other.id != decision.id]
+        return explain.made_with(self.ledger, decision)
+
+    def story(self, decision: Decision) -> list[str]:
+        """The decision in sentences, from recorded facts: what led to it with its numbers, and what followed."""
+        return explain.story(self.ledger, decision)
 
     def sweep(self, job: JobSpec) -> list[str]:
         """Delete what killed runs left in staging, and superseded files past ``output.keep_versions``; their URIs."""
@@ -332,6 +333,11 @@ class Runtime:
                 superseded_before=now - job.output.keep_versions,
             )
         return removed
+
+    def _models(self) -> dict[str, str | None]:
+        declared, _ = jobfile.load_all(self.settings.jobs)
+        recorded: dict[str, str | None] = dict.fromkeys(self.ledger.jobs())
+        return {**recorded, **{job.name: job.model_name for job in declared.values()}}
 
     def find_gaps(self, job: JobSpec, as_of: datetime) -> list[Interval]:
         """The published intervals among the latest ones; raises `IntervalsMissing` naming those that are not there.

@@ -1,4 +1,4 @@
-"""Commands on models and decisions: status, explain, retrain, promote, rollback, replay."""
+"""Commands on models and decisions: status, explain, audit, retrain, promote, rollback, replay."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from pipeline.commands import Answer
-    from pipeline.reports import Decision
+    from pipeline.reports import Audit
 
 
 def status(args: argparse.Namespace) -> Answer:
@@ -47,43 +47,31 @@ def explain(args: argparse.Namespace) -> Answer:
     with opened() as runtime:
         decision = runtime.explain(args.id)
         others = runtime.made_with(decision)
-    lines = [_sentence(decision), decision.reason, *_numbers(decision)]
-    lines += [f"At the same time: {_sentence(other)} ({other.id})" for other in others]
+        lines = runtime.story(decision)
     return {**decision.model_dump(mode="json"), "made_with": [other.id for other in others], "story": lines}, lines
 
 
-def _sentence(decision: Decision) -> str:
-    """What was decided, in one sentence."""
-    at, job, d = format_instant(decision.at), decision.job, decision.details
-    if decision.kind == "trigger":
-        verb = "started a training" if decision.outcome == "fire" else "did not start a training"
-        return f"At {at} the policy of job {job} {verb}{'' if d['cause'] == 'none' else ' (' + d['cause'] + ')'}."
-    if decision.kind == "gate":
-        found = {
-            "promote": "and found it better",
-            "keep": "and did not find it better",
-            "insufficient_data": "but had too little to go by",
-        }
-        return (
-            f"At {at} the gate of job {job} compared version {d['challenger_version']} with the champion, version "
-            f"{d['champion_version']}, {found[decision.outcome]}."
-        )
-    again, instead = (" again", "withdrawn") if decision.kind == "rollback" else ("", "replaced")
-    before = f"; version {d['previous_version']} was {instead}" if d["previous_version"] else ", the first one"
-    return f"From {at} on version {d['version']} is{again} the champion of job {job}{before}."
+def audit(args: argparse.Namespace) -> Answer:
+    """Verify the record of one job, or of all; raises `AuditFailed` when anything does not fit."""
+    from pipeline.steps.audit import require_sound
+
+    with opened() as runtime:
+        found = runtime.audit(runtime.job(args.job) if args.job else None)
+    lines = [line for audit in found for line in _audited(audit)]
+    if any(audit.misfits for audit in found):
+        print("\n".join(lines), file=sys.stderr)
+    require_sound(found)
+    return {"jobs": [audit.model_dump(mode="json") for audit in found]}, lines or ["no job has a record"]
 
 
-def _numbers(decision: Decision) -> list[str]:
-    """The numbers that a gate decision rests on, one per line."""
-    d = decision.details
-    if decision.kind != "gate" or d["gain"] is None:
-        return []
-    return [
-        f"  {d['metric']} of the champion: {d['champion']:.6g}",
-        f"  {d['metric']} of the challenger: {d['challenger']:.6g}",
-        f"  gain: {d['gain']:.6g} (positive is better), at least {d['low']:.6g} with the confidence asked for",
-        f"  labelled rows that neither had learnt from: {d['n']}",
-    ]
+def _audited(audit: Audit) -> list[str]:
+    facts = (
+        f"{audit.records} records, {audit.promotions} promotions, champion {audit.champion or '-'}, "
+        f"anchored up to record {audit.anchored or '-'}"
+    )
+    verdict = f"{len(audit.misfits)} do not fit" if audit.misfits else "sound"
+    misfits = [f"  {misfit.at}: expected {misfit.expected}; got {misfit.got}" for misfit in audit.misfits]
+    return [f"{audit.job}: {verdict}: {facts}", *misfits]
 
 
 def retrain(args: argparse.Namespace) -> Answer:
