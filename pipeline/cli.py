@@ -81,6 +81,8 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Answer]] = {
     "notify": incidents.notify,
     "retrain": models.retrain,
     "promote": models.promote,
+    "approve": models.approve,
+    "reject": models.reject,
     "rollback": models.rollback,
     "replay": models.replay,
 }

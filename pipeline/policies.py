@@ -247,6 +247,17 @@ class Retrain(Model):
         return self
 
 
+class Approval(Model):
+    """Whether a person has the last word on a challenger that won the gate, and until when."""
+
+    required: bool = Field(default=False, description="A challenger that wins waits for a person's approval.")
+    expires: timedelta = Field(
+        default=timedelta(days=3),
+        gt=timedelta(0),
+        description="Unanswered for so long after the training's time, the champion stays.",
+    )
+
+
 class Promote(Model):
     """When a challenger replaces the champion: the evidence that the gate asks for."""
 
@@ -261,3 +272,4 @@ class Promote(Model):
         default=0.0, ge=0, description="Smallest gain in the job's metric that is worth a promotion."
     )
     min_labels: int = Field(default=100, ge=10, description="Labelled holdout rows needed for a decision.")
+    approval: Approval = Field(default_factory=Approval, description="The last word of a person.")

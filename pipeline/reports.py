@@ -16,7 +16,7 @@ from pipeline.intervals import Interval
 if TYPE_CHECKING:
     from datetime import datetime
 
-DecisionKind = Literal["trigger", "gate", "promotion", "rollback"]
+DecisionKind = Literal["trigger", "gate", "approval", "promotion", "rollback"]
 
 
 class Report(BaseModel):
@@ -207,6 +207,14 @@ class Promotion(Report):
     reason: str
 
 
+class ApprovalAnswer(Report):
+    """What became of a request for approval."""
+
+    decision: Decision = Field(description="The answer: approved, rejected, expired or superseded.")
+    promotion: Promotion | None = Field(description="The move of the champion that an approval led to.")
+    replayed: bool = Field(description="The answer was known already; nothing was decided by this call.")
+
+
 class Baseline(Report):
     """How the model performed on its holdout: the yardstick for realised performance."""
 
@@ -265,7 +273,9 @@ class RetrainReport(Report):
     job: str
     as_of: AwareDatetime
     trigger: TriggerDecision
-    outcome: Literal["not_triggered", "promoted", "kept", "dry_run", "insufficient_data", "disabled"]
+    outcome: Literal[
+        "not_triggered", "promoted", "kept", "awaiting_approval", "dry_run", "insufficient_data", "disabled"
+    ]
     reason: str
     model: ModelRef | None
     gate: GateDecision | None

@@ -18,6 +18,7 @@ from pipeline.registry import Registry
 from pipeline.reports import TriggerDecision
 from pipeline.settings import Settings
 from pipeline.steps import (
+    approval,
     audit,
     calibrate,
     champion,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from pipeline.job import JobSpec
-    from pipeline.reports import Audit, Decision, Manifest, Promotion, QuarantineSummary, RetrainReport
+    from pipeline.reports import ApprovalAnswer, Audit, Decision, Manifest, Promotion, QuarantineSummary, RetrainReport
     from pipeline.steps.plan import ModelPolicy
     from pipeline.steps.restate import Withdrawal
     from pipeline.verdicts import Calibration, DriftReport, Incident, Notice, PerformanceReport, Tier
@@ -228,6 +229,16 @@ class Runtime:
         reason that says nothing, and `PromotionConflict` when somebody else moves the champion meanwhile.
         """
         return promote.promote(self.context(job), at or self.clock(), version, reason)
+
+    def answer(
+        self, job: JobSpec, id: str, verdict: approval.Verdict, reason: str = "", at: datetime | None = None
+    ) -> ApprovalAnswer:
+        """Answer the request ``id`` at ``at`` (default: now), or let it expire; see `pipeline.steps.approval.answer`."""
+        return approval.answer(self.context(job), id, verdict, reason, at or self.clock())
+
+    def asked(self, job: JobSpec, id: str) -> Decision | None:
+        """The gate's decision that the request ``id`` rests on, if it still waits; raises `InvalidRequest` for no request."""
+        return approval.gate(self.context(job), id)
 
     def blast_radius(self, job: JobSpec, *, restated: bool = True) -> Withdrawal:
         """What `rollback` would do: the promotion that it undoes, who rules then, and the partitions it republishes."""

@@ -1,4 +1,4 @@
-"""Commands on models and decisions: status, explain, audit, retrain, promote, rollback, replay."""
+"""Commands on models and decisions: status, explain, audit, retrain, promote, approve, reject, rollback, replay."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from pipeline.commands import Answer
-    from pipeline.reports import Audit
+    from pipeline.reports import ApprovalAnswer, Audit
 
 
 def status(args: argparse.Namespace) -> Answer:
@@ -88,6 +88,27 @@ def promote(args: argparse.Namespace) -> Answer:
     with opened() as runtime:
         done = runtime.promote(runtime.job(args.job), args.version, args.reason, args.at)
     return done.model_dump(mode="json"), [_moved(done.model.version, done.previous_version, done.effective_at)]
+
+
+def approve(args: argparse.Namespace) -> Answer:
+    """Approve a request for a promotion."""
+    with opened() as runtime:
+        return _answered(runtime.answer(runtime.job(args.job), args.id, "approved", args.reason, args.at))
+
+
+def reject(args: argparse.Namespace) -> Answer:
+    """Reject a request for a promotion."""
+    with opened() as runtime:
+        return _answered(runtime.answer(runtime.job(args.job), args.id, "rejected", args.reason, args.at))
+
+
+def _answered(answer: ApprovalAnswer) -> Answer:
+    given, done = answer.decision, answer.promotion
+    lines = [
+        f"{given.outcome}{' before; nothing new was decided' if answer.replayed else ''} ({given.id}): {given.reason}",
+        _moved(done.model.version, done.previous_version, done.effective_at) if done else "the champion was not moved",
+    ]
+    return {"outcome": given.outcome, **answer.model_dump(mode="json")}, lines
 
 
 def rollback(args: argparse.Namespace) -> Answer:

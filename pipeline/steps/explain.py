@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from pipeline.reports import Decision
     from pipeline.verdicts import DriftReport, PerformanceReport
 
+_ANSWERS = {
+    "requested": "the gate ({gate}) asked for a person's approval to make version {version} the champion, until {expires_at},",
+    "approved": "somebody approved that version {version} becomes the champion",
+    "rejected": "somebody rejected that version {version} becomes the champion",
+    "expired": "the request to make version {version} the champion expired: version {champion_version} stays the champion",
+    "superseded": "the request to make version {version} the champion was superseded: it was not promoted as champion",
+}
 _LATEST = 10  # intervals among which a training's causes are looked for
 
 
@@ -45,6 +52,8 @@ def story(ledger: Ledger, decision: Decision) -> list[str]:
         lines += _violations(ledger, decision)
     elif decision.kind == "gate":
         lines += _numbers(decision)
+    elif decision.kind == "approval":
+        lines += _dialogue(ledger, decision)
     else:
         lines += [_grounds(decision, others), *_reign(ledger, decision)]
     return [*lines, *(f"At the same time: {sentence(other)} ({other.id})" for other in others)]
@@ -66,6 +75,8 @@ def sentence(decision: Decision) -> str:
             f"At {at} the gate of job {job} compared version {d['challenger_version']} with the champion, version "
             f"{d['champion_version']}, {found[decision.outcome]}."
         )
+    if decision.kind == "approval":
+        return f"At {at} {_ANSWERS[decision.outcome].format(**d)} of job {job}."
     again, instead = (" again", "withdrawn") if decision.kind == "rollback" else ("", "replaced")
     before = f"; version {d['previous_version']} was {instead}" if d["previous_version"] else ", the first one"
     return f"From {at} on version {d['version']} is{again} the champion of job {job}{before}."
@@ -122,12 +133,27 @@ def _numbers(decision: Decision) -> list[str]:
     ]
 
 
+def _dialogue(ledger: Ledger, decision: Decision) -> list[str]:
+    """The request of an answer, or the answers to a request."""
+    if "request" in decision.details:
+        asked = decision.details["request"]
+        return [
+            f"It answers {asked}, after {decision.details['gate']}; it could be answered until "
+            f"{decision.details['expires_at']}."
+        ]
+    known = ledger.decisions(decision.job, kind="approval")
+    given = [other for other in known if other.details.get("request") == decision.id]
+    return [f"Answer: {sentence(other)} ({other.id}) {other.reason}" for other in given] or ["Nobody has answered yet."]
+
+
 def _grounds(decision: Decision, others: list[Decision]) -> str:
     """What allowed a move of the champion: a gate, the first training, or a person."""
     version = decision.details["version"]
     if decision.kind == "rollback":
         return f"Somebody withdrew version {decision.details['previous_version']}; the reason above is theirs."
     for other in others:
+        if (other.kind, other.outcome) == ("approval", "approved") and other.details["version"] == version:
+            return f"Version {version} had won the gate ({other.details['gate']}) and was approved ({other.id})."
         if other.kind == "gate" and (other.outcome, other.details["challenger_version"]) == ("promote", version):
             return f"Version {version} had won the gate ({other.id})."
     if any(other.kind == "trigger" and other.details["cause"] == "bootstrap" for other in others):

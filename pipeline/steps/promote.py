@@ -8,7 +8,7 @@ from pipeline import engine, gates, pages
 from pipeline.errors import ContractViolation, InvalidRequest
 from pipeline.intervals import Interval, format_instant
 from pipeline.reports import Decision, GateDecision, Promotion, RetrainReport
-from pipeline.steps import champion, retrain
+from pipeline.steps import approval, champion, retrain
 from pipeline.steps.context import INTERVAL, LABEL
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pipeline.reports import ModelRef, RegisteredModel, TriggerDecision
     from pipeline.steps.context import JobContext
 
-Outcome = Literal["promoted", "kept", "dry_run", "insufficient_data", "disabled"]
+Outcome = Literal["promoted", "kept", "awaiting_approval", "dry_run", "insufficient_data", "disabled"]
 _OUTCOMES: dict[str, Outcome] = {"promote": "promoted", "keep": "kept", "insufficient_data": "insufficient_data"}
 _MINUTES_PER_DAY = 24 * 60
 
@@ -33,7 +33,8 @@ def consider(
 ) -> RetrainReport:
     """What became of a freshly trained challenger: gated against the champion, and promoted if that is proven and allowed.
 
-    ``force`` promotes without asking the gate (the ``always`` policy of a replay). Every decision is recorded before it
+    With ``promote.approval.required`` a challenger that wins waits for a person instead. ``force`` promotes without asking
+    the gate or anybody (the ``always`` policy of a replay). Every decision is recorded before it
     is acted upon; a repeated call records and moves nothing twice. A version that was champion before, and a training
     of a time before the latest promotion, never move the alias by themselves.
     """
@@ -62,6 +63,9 @@ def consider(
         outcome, reason = "kept", f"{reason} {settled}"
     elif gate.outcome == "promote" and mode == "dry_run":
         outcome = "dry_run"
+    elif gate.outcome == "promote" and ctx.job.promote.approval.required:
+        request, outcome, told = approval.request(ctx, decision, ruling)
+        ids, reason = (*ids, request.id), f"{reason} {told}"
     elif gate.outcome == "promote":
         done = champion.move(ctx, as_of, ref, reason, "promotion", instead_of=ruling)
         ids = (*ids, done.decision_id)

@@ -25,7 +25,19 @@ ROOT = Path(__file__).parents[2]
 PIPELINE = ROOT / "pipeline"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "chain", "failpoints", "intervals", "reports", "verdicts", "policies", "job", "settings", "document", "jobfile"),
+    (
+        "errors",
+        "chain",
+        "failpoints",
+        "intervals",
+        "reports",
+        "verdicts",
+        "policies",
+        "job",
+        "settings",
+        "document",
+        "jobfile",
+    ),
     (
         *("schema", "casts", "rules", "keys", "windows", "seasons"),
         *(
@@ -59,7 +71,7 @@ STEPS = (
     *("context", "sampling", "labels", "champion", "plan", "validate", "score", "changes", "quarantine"),
     *("audit", "explain"),
     *("reference", "current", "profile", "estimate", "history", "incidents", "monitor", "calibrate", "notify"),
-    *("truth", "user_metrics", "measure", "evaluate", "retrain", "promote", "restate"),
+    *("truth", "user_metrics", "measure", "evaluate", "retrain", "approval", "promote", "restate"),
 )
 # What the lower floors may import beside the standard library.
 LIBRARIES = {
