@@ -142,11 +142,22 @@ def as_of(context: Any, trigger: Asset, field: str) -> datetime | None:
 
 
 def request(context: Any, trigger: Asset) -> str | None:
-    """The request for approval that a run is about: the Param ``request``, or that of the latest event that carries one."""
+    """The request for approval that a run is about: the Param ``request``, or that of the latest event that carries one.
+
+    ``None`` when no event does. Raises `InvalidRequest` for a run that has neither an event nor the Param.
+    """
     named = context["params"]["request"]
     if named:
         return str(named)
     events = (context.get("triggering_asset_events") or {}).get(trigger, [])
+    if not events:
+        raise InvalidRequest(
+            "no training started this run, so it needs the parameter 'request'",
+            expected="the id of a request for approval, as pipeline status prints it",
+            got="nothing",
+            left_behind="nothing was done",
+            next_step="trigger it again with request set",
+        )
     waiting = [event.extra for event in events if event.extra.get("outcome") == "awaiting_approval"]
     return max(waiting, key=lambda extra: _parsed(extra["as_of"]))["decision_ids"][-1] if waiting else None
 
