@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import sqlalchemy as sa
 
 from pipeline.chain import link
 from pipeline.errors import LedgerUnavailable
@@ -213,6 +215,41 @@ def test_the_chain_of_an_upgraded_ledger_is_that_of_one_that_always_had_it(fille
         database.commit()
     with opened(old) as ledger:
         assert ledger.records("orders") == filled.records("orders")
+
+
+@pytest.mark.skipif("PIPELINE_TEST_POSTGRES" not in os.environ, reason="PIPELINE_TEST_POSTGRES names no empty database")
+def test_postgresql_chains_upgrades_and_locks_alike(filled):
+    url = os.environ["PIPELINE_TEST_POSTGRES"]
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        for table in ("decisions", "promotions"):
+            connection.exec_driver_sql(f"DROP TABLE IF EXISTS {table}")
+    ticks = iter(range(10_000))
+    with closing(Ledger(url, lambda: T0 + timedelta(seconds=next(ticks)))) as ledger:
+        fill(ledger, "orders", "returns")
+        assert ledger.records("orders") == filled.records("orders")
+        with engine.begin() as connection:
+            for table in ("decisions", "promotions"):
+                connection.exec_driver_sql(f"ALTER TABLE {table} DROP COLUMN position, DROP COLUMN chain")
+    with closing(Ledger(url, lambda: T0)) as ledger, closing(Ledger(url, lambda: T0)) as other:
+        assert ledger.records("orders") == filled.records("orders")
+        ledger.record_decision(decision(4))
+        assert broken_link(ledger.records("orders")) is None
+        order = []
+
+        def second():
+            with other.moving("orders"):
+                order.append("second")
+
+        thread = threading.Thread(target=second)
+        with ledger.moving("orders"):
+            thread.start()
+            thread.join(0.3)
+            with other.moving("returns"):
+                order.append("first")
+        thread.join()
+        assert order == ["first", "second"]
+    engine.dispose()
 
 
 def test_only_one_at_a_time_moves_the_champion_of_a_job_and_other_jobs_do_not_wait(filled, path):
