@@ -69,6 +69,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Answer]] = {
     "calibrate": jobs.calibrate,
     "status": models.status,
     "explain": models.explain,
+    "audit": models.audit,
     "score": partitions.score,
     "snapshot": partitions.snapshot,
     "restate": partitions.restate,
@@ -80,6 +81,8 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Answer]] = {
     "notify": incidents.notify,
     "retrain": models.retrain,
     "promote": models.promote,
+    "approve": models.approve,
+    "reject": models.reject,
     "rollback": models.rollback,
     "replay": models.replay,
 }

@@ -303,6 +303,17 @@ class Watch(Model):
     restate: bool = Field(default=True, description="Whether what the withdrawn version published is scored again.")
 
 
+class Approval(Model):
+    """Whether a person has the last word on a challenger that won the gate, and until when."""
+
+    required: bool = Field(default=False, description="A challenger that wins waits for a person's approval.")
+    expires: timedelta = Field(
+        default=timedelta(days=3),
+        gt=timedelta(0),
+        description="Unanswered for so long after the training's time, the champion stays.",
+    )
+
+
 class Promote(Model):
     """When a challenger replaces the champion: the evidence that the gate asks for."""
 
@@ -347,6 +358,7 @@ class Promote(Model):
     max_size_ratio: float | None = Field(
         default=5.0, ge=1, description="Times that the model's file may be as large as the champion's; null: no limit."
     )
+    approval: Approval = Field(default_factory=Approval, description="The last word of a person.")
     watch: Watch = Field(default_factory=Watch, description="What happens after a promotion.")
     first: Literal["any", "holdout_better_than_constant"] = Field(
         default="holdout_better_than_constant",

@@ -141,14 +141,19 @@ class Registry:
 
     def versions(self, name: str) -> list[int]:
         """All versions of ``name`` in ascending order; empty when the model does not exist."""
-        found, token = [], None
+        return sorted(self.tags(name))
+
+    def tags(self, name: str) -> dict[int, dict[str, str]]:
+        """The tags of every version of ``name``; empty when the model does not exist."""
+        found: dict[int, dict[str, str]] = {}
+        token = None
         with self._asking(f"list the versions of model {name!r}"):
             while True:
                 page = self._client.search_model_versions(f"name = '{name}'", page_token=token)
-                found += [int(version.version) for version in page]
+                found |= {int(version.version): dict(version.tags) for version in page}
                 token = page.token
                 if not token:
-                    return sorted(found)
+                    return found
 
     def move_alias(self, name: str, version: int, *, expected: int | None) -> None:
         """Point ``champion`` at ``version``, provided that it points at ``expected`` (``None``: nowhere) now.

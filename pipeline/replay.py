@@ -19,7 +19,7 @@ from pipeline.errors import (
     TooManyQuarantined,
 )
 from pipeline.intervals import Interval, format_instant
-from pipeline.policies import HIGHER_IS_BETTER
+from pipeline.policies import HIGHER_IS_BETTER, Approval
 from pipeline.reports import TriggerDecision
 from pipeline.runtime import Runtime, intervals
 from pipeline.settings import Settings
@@ -79,10 +79,10 @@ def replay(
     lived = intervals(job, start, end)
     _prepare(workspace)
     clock = _Clock(start)
-    # The policy decides here; a job that is still careful (dry_run) would otherwise replay as frozen.
+    # The policy decides here; a job that is still careful (dry_run, or asks a person) would otherwise replay as frozen.
     job = job.model_copy(
         update={
-            "promote": job.promote.model_copy(update={"mode": "enabled"}),
+            "promote": job.promote.model_copy(update={"mode": "enabled", "approval": Approval()}),
             "output": job.output.model_copy(update={"uri": str(workspace / "outputs" / job.name)}),
         }
     )

@@ -16,7 +16,7 @@ from pipeline.intervals import Interval
 if TYPE_CHECKING:
     from datetime import datetime
 
-DecisionKind = Literal["trigger", "training", "gate", "watch", "promotion", "rollback"]
+DecisionKind = Literal["trigger", "training", "gate", "approval", "watch", "promotion", "rollback"]
 
 
 class Report(BaseModel):
@@ -253,6 +253,14 @@ class Watched(Report):
     )
 
 
+class ApprovalAnswer(Report):
+    """What became of a request for approval."""
+
+    decision: Decision = Field(description="The answer: approved, rejected, expired or superseded.")
+    promotion: Promotion | None = Field(description="The move of the champion that an approval led to.")
+    replayed: bool = Field(description="The answer was known already; nothing was decided by this call.")
+
+
 class Baseline(Report):
     """How the model performed on its holdout: the yardstick for realised performance."""
 
@@ -318,9 +326,39 @@ class RetrainReport(Report):
     job: str
     as_of: AwareDatetime
     trigger: TriggerDecision
-    outcome: Literal["not_triggered", "promoted", "kept", "dry_run", "insufficient_data", "refused", "disabled"]
+    outcome: Literal[
+        "not_triggered",
+        "promoted",
+        "kept",
+        "awaiting_approval",
+        "dry_run",
+        "insufficient_data",
+        "refused",
+        "disabled",
+    ]
     reason: str
     model: ModelRef | None
     gate: GateDecision | None
     decision_ids: tuple[str, ...]
     report_uri: str | None = None
+
+
+class Misfit(Report):
+    """One thing in the record of decisions that does not fit."""
+
+    at: str = Field(description="The record, anchor or alias, with its id.")
+    expected: str
+    got: str
+
+
+class Audit(Report):
+    """What an audit found of one job."""
+
+    job: str
+    records: int = Field(description="Decisions and promotions.")
+    promotions: int
+    champion: int | None = Field(description="The version that the alias names.")
+    anchored: int = Field(description="Position of the latest record that an anchor in the registry names; 0 for none.")
+    misfits: tuple[Misfit, ...] = Field(
+        description="What does not fit, the first record first; empty when all is well."
+    )

@@ -18,11 +18,14 @@ from pipeline.registry import Registry
 from pipeline.reports import TriggerDecision
 from pipeline.settings import Settings
 from pipeline.steps import (
+    approval,
+    audit,
     calibrate,
     champion,
     changes,
     decide,
     evaluate,
+    explain,
     monitor,
     notify,
     plan,
@@ -43,7 +46,16 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from pipeline.job import JobSpec
-    from pipeline.reports import Decision, Manifest, Promotion, QuarantineSummary, RetrainReport, Watched
+    from pipeline.reports import (
+        ApprovalAnswer,
+        Audit,
+        Decision,
+        Manifest,
+        Promotion,
+        QuarantineSummary,
+        RetrainReport,
+        Watched,
+    )
     from pipeline.steps.plan import ModelPolicy
     from pipeline.steps.restate import Withdrawal
     from pipeline.verdicts import Calibration, DriftReport, Incident, Notice, PerformanceReport, Tier
@@ -212,6 +224,7 @@ class Runtime:
         """
         ctx = self.context(job)
         if bootstrap:
+            reason = champion.stated(job.name, reason or "First champion.")
             retrain.require_champion_absent(ctx, as_of)
         else:
             champion.at(ctx, as_of)
@@ -219,7 +232,7 @@ class Runtime:
             trigger = TriggerDecision(
                 fire=True,
                 cause="bootstrap" if bootstrap else "manual",
-                reason=reason or ("First champion." if bootstrap else "Asked for by hand."),
+                reason=reason or "Asked for by hand.",
             )
             decide.record_trigger(ctx, as_of, trigger)
         decide.record_start(ctx, as_of, trigger)
@@ -235,9 +248,20 @@ class Runtime:
     def promote(self, job: JobSpec, version: int, reason: str, at: datetime | None = None) -> Promotion:
         """Make ``version`` the champion from ``at`` (default: now) on, over all promotions recorded before.
 
-        Raises `InvalidRequest` for an unknown version, the champion itself, or an ``at`` before the version was trained.
+        Raises `InvalidRequest` for an unknown version, the champion itself, an ``at`` before the version was trained, or a
+        reason that says nothing, and `PromotionConflict` when somebody else moves the champion meanwhile.
         """
         return promote.promote(self.context(job), at or self.clock(), version, reason)
+
+    def answer(
+        self, job: JobSpec, id: str, verdict: approval.Verdict, reason: str = "", at: datetime | None = None
+    ) -> ApprovalAnswer:
+        """Answer the request ``id`` at ``at`` (default: now), or let it expire; see `pipeline.steps.approval.answer`."""
+        return approval.answer(self.context(job), id, verdict, reason, at or self.clock())
+
+    def asked(self, job: JobSpec, id: str) -> Decision | None:
+        """The gate's decision that the request ``id`` rests on, if it still waits; raises `InvalidRequest` for no request."""
+        return approval.gate(self.context(job), id)
 
     def blast_radius(self, job: JobSpec, *, restated: bool = True) -> Withdrawal:
         """What `rollback` would do: the promotion that it undoes, who rules then, and the partitions it republishes."""
@@ -251,7 +275,8 @@ class Runtime:
         Without restating the move takes effect ``at`` (default: now); with it, when the withdrawn promotion did, so that
         later backfills agree with the restated partitions. Each call goes one champion further back, but a call with
         ``restated`` first finishes the last rollback: while partitions of the version that it withdrew are still
-        published, they are restated and nothing further is withdrawn. Raises `InvalidRequest` without an earlier champion.
+        published, they are restated and nothing further is withdrawn. Raises `InvalidRequest` without an earlier champion or
+        a reason, and `PromotionConflict` when somebody else moves the champion meanwhile.
         """
         if restated and at is not None:
             raise InvalidRequest(
@@ -261,10 +286,11 @@ class Runtime:
                 left_behind="nothing was changed",
                 next_step=f"pipeline rollback {job.name} --restate --dry-run shows what it would do",
             )
-        ctx = self.context(job)
+        ctx, reason = self.context(job), champion.stated(job.name, reason)
+        before = self.ledger.champion(job.name)
         found = restate.withdrawal(ctx, restated=restated)
         effective = found.withdrawn.effective_at if restated else at or self.clock()
-        done = champion.move(ctx, effective, found.back, reason, "rollback")
+        done = champion.move(ctx, effective, found.back, reason, "rollback", instead_of=before)
         return done, restate.restate(ctx, found.affected, found.back.version)
 
     def status(self, job: JobSpec) -> dict[str, Any]:
@@ -313,23 +339,22 @@ class Runtime:
         channels = Channels({tier: text.get_secret_value() for tier, text in urls.items()})
         return notify.notify(self.context(job), channels)
 
+    def audit(self, job: JobSpec | None = None) -> list[Audit]:
+        """What an audit finds of one job, or of all that are declared or have a record, by name; nothing is changed."""
+        known = {job.name: job.model_name} if job else self._models()
+        return [audit.audit(self.ledger, self.registry, name, model) for name, model in sorted(known.items())]
+
     def explain(self, id: str) -> Decision:
         """The recorded decision of that id; raises `InvalidRequest` for an unknown one."""
-        decision = self.ledger.decision(id)
-        if decision is None:
-            raise InvalidRequest(
-                f"no decision has the id {id!r}",
-                expected="an id such as gate-1a2b3c4d5e6f",
-                got=id,
-                left_behind="nothing was changed",
-                next_step="pipeline status prints the latest ids, pipeline retrain and replay those of what they decided",
-            )
-        return decision
+        return explain.decision(self.ledger, id)
 
     def made_with(self, decision: Decision) -> list[Decision]:
         """The other decisions on the same job at the same instant, in order of recording: what led to it, what followed."""
-        together = self.ledger.decisions(decision.job, since=decision.at, until=decision.at)
-        return [other for other in together if other.id != decision.id]
+        return explain.made_with(self.ledger, decision)
+
+    def story(self, decision: Decision) -> list[str]:
+        """The decision in sentences, from recorded facts: what led to it with its numbers, and what followed."""
+        return explain.story(self.ledger, decision)
 
     def sweep(self, job: JobSpec) -> list[str]:
         """Delete what killed runs left in staging, and superseded files past ``output.keep_versions``; their URIs."""
@@ -342,6 +367,11 @@ class Runtime:
                 superseded_before=now - job.output.keep_versions,
             )
         return removed
+
+    def _models(self) -> dict[str, str | None]:
+        declared, _ = jobfile.load_all(self.settings.jobs)
+        recorded: dict[str, str | None] = dict.fromkeys(self.ledger.jobs())
+        return {**recorded, **{job.name: job.model_name for job in declared.values()}}
 
     def find_gaps(self, job: JobSpec, as_of: datetime) -> list[Interval]:
         """The published intervals among the latest ones; raises `IntervalsMissing` naming those that are not there.

@@ -5,6 +5,7 @@ Every call opens the deployment that the environment names. Results stay far bel
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from pipeline.intervals import format_instant, parse_instant
@@ -139,6 +140,62 @@ def retrain(name: str, decision: Json, *, bootstrap: bool, reason: str) -> Json:
             **report.model_dump(mode="json", exclude={"gate": {"guards", "slices"}}),
             "model_version": report.model.version if report.model else None,
             "report": f"gates/{gate}.html" if gate else None,
+        }
+
+
+def ask(name: str, request: str) -> Json | None:
+    """What people are shown who are asked to approve a promotion; ``None`` when nobody needs to any more.
+
+    ``body`` is Markdown without anybody's free text; ``asked_at`` is the present time, from which waiting counts.
+    """
+    with Runtime.open() as runtime:
+        job = runtime.job(name)
+        gate = runtime.asked(job, request)
+        if gate is None:
+            return None
+        version, compared = gate.details["challenger_version"], gate.details["champion_version"]
+        report = f"gates/{gate.id}.html"
+        return {
+            "job": name,
+            "request": request,
+            "as_of": format_instant(gate.at),
+            "asked_at": format_instant(runtime.clock()),
+            "model_version": version,
+            "report": report,
+            "subject": f"{name}: make version {version} the champion instead of version {compared}?",
+            "body": "\n\n".join(
+                [
+                    gate.reason,
+                    *("- " + line.strip() for line in runtime.story(gate)[2:] if line.startswith("  ")),
+                    f"[The gate's page](/pipeline/reports/{name}/{report}) · `pipeline explain {gate.id}`",
+                    "Without an answer the champion stays.",
+                ]
+            ),
+        }
+
+
+def answer(name: str, asked: Json, *, approved: bool, by: str | None, reason: str, waited: timedelta) -> Json:
+    """Record the answer to what `ask` asked, and promote what was approved; returns what became of it.
+
+    ``by`` names who answered, ``None`` nobody: then the request expires. The answer's time is that of the request and
+    ``waited``, so that a run over history lives in its own time.
+    """
+    with Runtime.open() as runtime:
+        job, at = runtime.job(name), parse_instant(asked["as_of"]) + max(waited, timedelta(0))
+        if by is None:
+            given = runtime.answer(job, asked["request"], "expired", at=at)
+        else:
+            said = reason.strip() or "No reason given."
+            verdict: Any = "approved" if approved else "rejected"
+            given = runtime.answer(job, asked["request"], verdict, f"{said} ({by}, in Airflow)", at)
+        return {
+            "job": name,
+            "as_of": asked["as_of"],
+            "outcome": "promoted" if given.promotion else given.decision.outcome,
+            "reason": given.decision.reason,
+            "model_version": asked["model_version"],
+            "decision_ids": [given.decision.id, *([given.promotion.decision_id] if given.promotion else [])],
+            "report": asked["report"],
         }
 
 

@@ -1,10 +1,10 @@
-"""Commands on models and decisions: status, explain, retrain, promote, rollback, replay."""
+"""Commands on models and decisions: status, explain, audit, retrain, promote, approve, reject, rollback, replay."""
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline import jobfile
 from pipeline.commands import opened
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from pipeline.commands import Answer
-    from pipeline.reports import Decision
+    from pipeline.reports import ApprovalAnswer, Audit
 
 
 def status(args: argparse.Namespace) -> Answer:
@@ -47,74 +47,31 @@ def explain(args: argparse.Namespace) -> Answer:
     with opened() as runtime:
         decision = runtime.explain(args.id)
         others = runtime.made_with(decision)
-    lines = [_sentence(decision), decision.reason, *_numbers(decision)]
-    lines += [f"At the same time: {_sentence(other)} ({other.id})" for other in others]
+        lines = runtime.story(decision)
     return {**decision.model_dump(mode="json"), "made_with": [other.id for other in others], "story": lines}, lines
 
 
-def _sentence(decision: Decision) -> str:
-    """What was decided, in one sentence."""
-    at, job, d = format_instant(decision.at), decision.job, decision.details
-    if decision.kind == "trigger":
-        verb = "started a training" if decision.outcome == "fire" else "did not start a training"
-        return f"At {at} the policy of job {job} {verb}{'' if d['cause'] == 'none' else ' (' + d['cause'] + ')'}."
-    if decision.kind == "training":
-        made = f" version {d['version']}" if d.get("version") else ""
-        return f"The training of job {job} as of {at} ({d['cause']}){made}: {decision.outcome.replace('_', ' ')}."
-    if decision.kind == "watch":
-        return (
-            f"At {at} the watch over job {job} took version {d['version']} back; version {d['back_to']} rules again, after "
-            f"{d['intervals']} matured intervals."
-        )
-    if decision.kind == "gate":
-        if d["champion_version"] is None:
-            return (
-                f"At {at} the gate of job {job} compared version {d['challenger_version']}, which was to be the first "
-                "champion, with a constant prediction, and found no proof that it is better."
-            )
-        found = {
-            "promote": "and found it better" if not d.get("bar") else "and found it good enough",
-            "keep": _kept(d),
-            "insufficient_data": "but had too little to go by",
-            "refused": "and refused, since one had learnt from rows of the comparison",
-        }
-        return (
-            f"At {at} the gate of job {job} compared version {d['challenger_version']} with the champion, version "
-            f"{d['champion_version']}, {found[decision.outcome]}."
-        )
-    again, instead = (" again", "withdrawn") if decision.kind == "rollback" else ("", "replaced")
-    before = f"; version {d['previous_version']} was {instead}" if d["previous_version"] else ", the first one"
-    return f"From {at} on version {d['version']} is{again} the champion of job {job}{before}."
+def audit(args: argparse.Namespace) -> Answer:
+    """Verify the record of one job, or of all; raises `AuditFailed` when anything does not fit."""
+    from pipeline.steps.audit import require_sound
+
+    with opened() as runtime:
+        found = runtime.audit(runtime.job(args.job) if args.job else None)
+    lines = [line for audit in found for line in _audited(audit)]
+    if any(audit.misfits for audit in found):
+        print("\n".join(lines), file=sys.stderr)
+    require_sound(found)
+    return {"jobs": [audit.model_dump(mode="json") for audit in found]}, lines or ["no job has a record"]
 
 
-def _kept(details: dict[str, Any]) -> str:
-    """Why the challenger was kept out: a guard, or no proof."""
-    broken = [guard["name"] for guard in details.get("guards", ()) if not guard["is_met"]]
-    is_proven = details["low"] is not None and details["low"] > details.get("bar", 0.0)
-    if broken and is_proven:
-        return f"and kept it out by the {'guard' if len(broken) == 1 else 'guards'} {', '.join(broken)}"
-    return "and did not find it better" if not details.get("bar") else "and did not find it good enough"
-
-
-def _numbers(decision: Decision) -> list[str]:
-    """The numbers that a gate decision rests on, one per line; those of a decision of an older release are fewer."""
-    d = decision.details
-    if decision.kind != "gate" or d["gain"] is None:
-        return []
-    lines = [
-        f"  {d['metric']} of the champion: {d['champion']:.6g}",
-        f"  {d['metric']} of the challenger: {d['challenger']:.6g}",
-        f"  gain: {d['gain']:.6g} (positive is better), at least {d['low']:.6g} with the confidence asked for",
-        f"  labelled rows that neither had learnt from: {d['n']}",
-    ]
-    if d.get("test"):
-        lines.append(f"  test: {d['test']}, p = {d['p_value']:.2g} against a gain of at most {d['bar']:g}")
-    for guard in d.get("guards", ()):
-        limit = "none" if guard["limit"] is None else f"{guard['limit']:g}"
-        lines.append(
-            f"  guard {guard['name']} {'met' if guard['is_met'] else 'NOT met'}, limit {limit}: {guard['detail']}"
-        )
-    return lines
+def _audited(audit: Audit) -> list[str]:
+    facts = (
+        f"{audit.records} records, {audit.promotions} promotions, champion {audit.champion or '-'}, "
+        f"anchored up to record {audit.anchored or '-'}"
+    )
+    verdict = f"{len(audit.misfits)} do not fit" if audit.misfits else "sound"
+    misfits = [f"  {misfit.at}: expected {misfit.expected}; got {misfit.got}" for misfit in audit.misfits]
+    return [f"{audit.job}: {verdict}: {facts}", *misfits]
 
 
 def retrain(args: argparse.Namespace) -> Answer:
@@ -131,6 +88,27 @@ def promote(args: argparse.Namespace) -> Answer:
     with opened() as runtime:
         done = runtime.promote(runtime.job(args.job), args.version, args.reason, args.at)
     return done.model_dump(mode="json"), [_moved(done.model.version, done.previous_version, done.effective_at)]
+
+
+def approve(args: argparse.Namespace) -> Answer:
+    """Approve a request for a promotion."""
+    with opened() as runtime:
+        return _answered(runtime.answer(runtime.job(args.job), args.id, "approved", args.reason, args.at))
+
+
+def reject(args: argparse.Namespace) -> Answer:
+    """Reject a request for a promotion."""
+    with opened() as runtime:
+        return _answered(runtime.answer(runtime.job(args.job), args.id, "rejected", args.reason, args.at))
+
+
+def _answered(answer: ApprovalAnswer) -> Answer:
+    given, done = answer.decision, answer.promotion
+    lines = [
+        f"{given.outcome}{' before; nothing new was decided' if answer.replayed else ''} ({given.id}): {given.reason}",
+        _moved(done.model.version, done.previous_version, done.effective_at) if done else "the champion was not moved",
+    ]
+    return {"outcome": given.outcome, **answer.model_dump(mode="json")}, lines
 
 
 def rollback(args: argparse.Namespace) -> Answer:

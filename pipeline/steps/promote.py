@@ -8,7 +8,7 @@ from pipeline import gates, pages
 from pipeline.errors import FirstChampionRefused, InvalidRequest
 from pipeline.intervals import Interval, format_instant
 from pipeline.reports import Decision, GateDecision, Promotion, RetrainReport
-from pipeline.steps import champion, comparison, disjoint, retrain
+from pipeline.steps import approval, champion, comparison, disjoint, retrain
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pipeline.reports import ModelRef, RegisteredModel, TriggerDecision
     from pipeline.steps.context import JobContext
 
-Outcome = Literal["promoted", "kept", "dry_run", "insufficient_data", "refused", "disabled"]
+Outcome = Literal["promoted", "kept", "awaiting_approval", "dry_run", "insufficient_data", "refused", "disabled"]
 _OUTCOMES: dict[str, Outcome] = {
     "promote": "promoted",
     "keep": "kept",
@@ -30,7 +30,8 @@ def consider(
 ) -> RetrainReport:
     """What became of a freshly trained challenger: gated against the champion, and promoted if that is proven and allowed.
 
-    ``force`` promotes without asking the gate (the ``always`` policy of a replay). Every decision is recorded before it
+    With ``promote.approval.required`` a challenger that wins waits for a person instead. ``force`` promotes without asking
+    the gate or anybody (the ``always`` policy of a replay). Every decision is recorded before it
     is acted upon; a repeated call records and moves nothing twice. A version that was champion before, and a training
     of a time before the latest promotion, never move the alias by themselves.
     """
@@ -48,7 +49,7 @@ def consider(
             return _report(ctx, as_of, trigger, challenger, "kept", settled)
         if ruling is None:
             reason = f"{reason} {_first(ctx, as_of, trigger, challenger)}".rstrip()
-        done = champion.move(ctx, as_of, ref, reason, "promotion")
+        done = champion.move(ctx, as_of, ref, reason, "promotion", instead_of=ruling)
         return _report(ctx, as_of, trigger, challenger, "promoted", reason, ids=(done.decision_id,))
     if mode == "disabled":
         reason = f"Version {ref.version} is registered; promote.mode is disabled, so it is not compared."
@@ -61,8 +62,11 @@ def consider(
         outcome, reason = "kept", f"{reason} {settled}"
     elif gate.outcome == "promote" and mode == "dry_run":
         outcome = "dry_run"
+    elif gate.outcome == "promote" and ctx.job.promote.approval.required:
+        request, outcome, told = approval.request(ctx, decision, ruling)
+        ids, reason = (*ids, request.id), f"{reason} {told}"
     elif gate.outcome == "promote":
-        done = champion.move(ctx, as_of, ref, reason, "promotion")
+        done = champion.move(ctx, as_of, ref, reason, "promotion", instead_of=ruling)
         ids = (*ids, done.decision_id)
     return _report(ctx, as_of, trigger, challenger, outcome, reason, gate, ids, uri)
 
@@ -72,8 +76,10 @@ def promote(ctx: JobContext, at: datetime, version: int, reason: str) -> Promoti
 
     It rules over every promotion recorded before, also later ones. Takes over an alias that was moved outside of this
     product, so it also settles an `AliasConflict`. Raises `InvalidRequest` for an unknown version, for the champion
-    itself, and for an ``at`` at which the version's training data was not known yet.
+    itself, for an ``at`` at which the version's training data was not known yet, and for a reason that says nothing, and
+    `PromotionConflict` when somebody else moves the champion meanwhile.
     """
+    reason = champion.stated(ctx.job.name, reason)
     registered = ctx.registered(version)
     latest = ctx.ledger.champion(ctx.job.name)
     alias = ctx.registry.champion(ctx.job.model_name)
@@ -93,7 +99,7 @@ def promote(ctx: JobContext, at: datetime, version: int, reason: str) -> Promoti
             next_step=f"pipeline promote {ctx.job.name} --version {version} --at T with a later T; earlier intervals can be "
             f"scored with --model {version}",
         )
-    return champion.move(ctx, at, registered.model, reason, "promotion", adopt=True)
+    return champion.move(ctx, at, registered.model, reason, "promotion", instead_of=latest, adopt=True)
 
 
 def _settled(ctx: JobContext, as_of: datetime, ref: ModelRef) -> str:

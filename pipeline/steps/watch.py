@@ -69,7 +69,7 @@ def _go_back(ctx: JobContext, as_of: datetime, latest: Promotion, gate: GateDeci
         **gate.model_dump(mode="json", include={"metric", "champion", "challenger", "gain", "low", "n"}),
     }
     ctx.ledger.record_decision(Decision.of(ctx.job.name, "watch", as_of, "rolled_back", reason, details))
-    champion.move(ctx, found.withdrawn.effective_at, found.back, reason, "rollback")
+    champion.move(ctx, found.withdrawn.effective_at, found.back, reason, "rollback", instead_of=latest)
     done = restate.restate(ctx, found.affected, found.back.version)
     return _told(latest.model, found.back, reason, seen, lost, done)
 

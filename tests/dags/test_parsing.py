@@ -75,19 +75,20 @@ def parse(tmp_path):
 def folder(tmp_path, parcels):
     """A function that fills a folder with that many jobs and returns it."""
 
-    def fill(count):
+    def fill(count, **changes):
         made = tmp_path / f"jobs{count}"
         made.mkdir()
         for number in range(count):
-            (made / f"job_{number}.yaml").write_text(json.dumps(parcels(name=f"job_{number}")))
+            (made / f"job_{number}.yaml").write_text(json.dumps(parcels(name=f"job_{number}", **changes)))
         return made
 
     return fill
 
 
-def test_every_file_is_parsed_where_no_heavy_library_can_be_imported(parse, folder):
+@pytest.mark.parametrize("promote", [{}, {"approval": {"required": True}}], ids=["", "with approval"])
+def test_every_file_is_parsed_where_no_heavy_library_can_be_imported(parse, folder, promote):
     plugins = sorted((REPOSITORY / "plugins").glob("*.py"))
-    facts = parse(folder(1), *(REPOSITORY / "dags" / name for name in FILES), *plugins)
+    facts = parse(folder(1, promote=promote), *(REPOSITORY / "dags" / name for name in FILES), *plugins)
     assert set(facts) == {*FILES, *(path.name for path in plugins)}
     assert {name: fact["loaded"] for name, fact in facts.items() if fact["loaded"]} == {}
 

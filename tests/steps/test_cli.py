@@ -160,6 +160,11 @@ def test_explain_tells_every_kind_of_decision_in_sentences(home, capsys):
         return capsys.readouterr().out
 
     first = story(made["decision_ids"][0])
+    assert "Version 1 was trained to be the first champion: no gate was asked." in first
+    assert (
+        f"Version 1 was champion until version 2 took over, from 2026-01-19T00:00:00Z on ({moved['decision_id']});"
+        in first
+    )
     assert "From 2026-01-10T00:00:00Z on version 1 is the champion of job orders, the first one." in first
     assert "At the same time: At 2026-01-10T00:00:00Z the policy of job orders started a training (bootstrap)." in first
     gate = story(gated["decision_ids"][0])
@@ -167,7 +172,12 @@ def test_explain_tells_every_kind_of_decision_in_sentences(home, capsys):
     assert "  roc_auc of the champion: 0." in gate
     assert "version 1 was replaced." in story(moved["decision_id"])
     assert "it is Friday" in story(moved["decision_id"])
-    assert "version 1 is again the champion of job orders; version 2 was withdrawn." in story(back["decision_id"])
+    assert "No gate was asked at that time: somebody promoted version 2; the reason above is theirs." in story(
+        moved["decision_id"]
+    )
+    withdrawn = story(back["decision_id"])
+    assert "version 1 is again the champion of job orders; version 2 was withdrawn." in withdrawn
+    assert "Version 1 was champion and still is; 0 of the partitions published since carry it now." in withdrawn
     code, error = run(capsys, "explain", "gate-000000000000")
     assert (code, error["error"]) == (65, "InvalidRequest")
 

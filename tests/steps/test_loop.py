@@ -227,6 +227,11 @@ def test_decide_fires_on_persistent_drift_once_it_can_be_learnt_and_the_cooldown
     decision = runtime.decide(job, day(19))
     assert (decision.fire, decision.cause) == (True, "degradation")
     assert "2 of the last 3" in decision.reason
+    (recorded,) = runtime.ledger.decisions("orders", kind="trigger", last=1)
+    story = runtime.story(recorded)
+    assert "intervals judged on version 1, the champion then, these violated:" in story[2]
+    assert story[-1].startswith("  2026-01-17T00:00:00Z drift: ")
+    assert "amount" in story[-1]
 
 
 def test_decide_ignores_what_backfills_found(changing, day):
@@ -245,7 +250,9 @@ def test_a_challenger_that_learnt_the_new_world_is_promoted_with_its_evidence(ch
     promotion = runtime.ledger.promotions("orders")[-1]
     assert (promotion.model.version, promotion.previous_version, promotion.effective_at) == (2, 1, day(26))
     assert "<html" in Path(report.report_uri).read_text()
-    assert runtime.explain(report.decision_ids[0]).details["challenger_version"] == 2
+    gate, move = map(runtime.explain, report.decision_ids)
+    assert gate.details["challenger_version"] == 2
+    assert f"Version 2 had won the gate ({gate.id})." in runtime.story(move)
 
 
 def test_a_challenger_that_is_no_better_is_kept_out(runtime, orders_on, worlds, day):

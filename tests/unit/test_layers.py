@@ -25,7 +25,19 @@ ROOT = Path(__file__).parents[2]
 PIPELINE = ROOT / "pipeline"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "failpoints", "intervals", "reports", "verdicts", "policies", "job", "settings", "document", "jobfile"),
+    (
+        "errors",
+        "chain",
+        "failpoints",
+        "intervals",
+        "reports",
+        "verdicts",
+        "policies",
+        "job",
+        "settings",
+        "document",
+        "jobfile",
+    ),
     (
         *("schema", "casts", "rules", "keys", "windows", "seasons"),
         *(
@@ -58,6 +70,7 @@ ADAPTER_OF = {"modelfiles": "registry"}
 # A step may use those named before it.
 STEPS = (
     *("context", "sampling", "labels", "champion", "plan", "validate", "score", "changes", "quarantine"),
+    *("audit", "explain"),
     *("reference", "current", "profile", "estimate", "history", "incidents", "monitor", "calibrate", "notify"),
     *(
         "truth",
@@ -69,9 +82,9 @@ STEPS = (
         "disjoint",
         "retrain",
         "comparison",
-        "promote",
+        "approval",
     ),
-    *("restate", "watch"),
+    *("promote", "restate", "watch"),
 )
 # What the lower floors may import beside the standard library.
 LIBRARIES = {
