@@ -247,6 +247,61 @@ class Retrain(Model):
         return self
 
 
+class Rollout(Model):
+    """How a challenger that the gate let through comes to score everything: at once, or step by step under watch."""
+
+    kind: Literal["direct", "shadow", "canary", "ab"] = Field(
+        default="direct",
+        description="direct: champion at once; shadow: scores everything beside the champion, for nobody to read; canary: scores "
+        "a growing share of the entities; ab: scores a fixed share until one of the two is proven better.",
+    )
+    key: tuple[str, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="canary, ab: columns of features.key that make an entity, all of whose rows one model scores, in this "
+        "interval and the next. Default: the whole key.",
+    )
+    steps: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        default=(0.05, 0.25, 0.5, 1.0),
+        min_length=2,
+        description="canary: shares of the entities, growing; at the last, 1, the challenger becomes champion.",
+    )
+    share: float = Field(default=0.5, gt=0, lt=1, description="ab: share of the entities that the challenger scores.")
+    intervals_per_step: int = Field(
+        default=3, ge=1, description="canary: intervals whose labels matured before the share grows, at least."
+    )
+    min_labels: int = Field(
+        default=100, ge=1, description="canary: labelled rows of the challenger before the share grows, at least."
+    )
+    max_intervals: int = Field(
+        default=60, ge=1, description="A rollout that has matured for so many intervals without an end is given up."
+    )
+    confidence: float = Field(
+        default=0.95,
+        ge=0.5,
+        lt=1,
+        description="Probability that equal models are never told apart, however often they are compared in a rollout.",
+    )
+
+    @property
+    def splits(self) -> bool:
+        """Whether published partitions may hold rows of two versions, and so tell the variant of each row."""
+        return self.kind in ("canary", "ab")
+
+    @property
+    def first_share(self) -> float:
+        """The share of the entities that a challenger begins with; a shadow has none."""
+        return {"canary": self.steps[0], "ab": self.share}.get(self.kind, 0.0)
+
+    @model_validator(mode="after")
+    def _is_ramp(self) -> Self:
+        if list(self.steps) != sorted(set(self.steps)) or self.steps[-1] != 1:
+            raise ValueError(
+                f"promote.rollout.steps must grow and end with 1, got {', '.join(f'{s:g}' for s in self.steps)}"
+            )
+        return self
+
+
 class Promote(Model):
     """When a challenger replaces the champion: the evidence that the gate asks for."""
 
@@ -261,3 +316,4 @@ class Promote(Model):
         default=0.0, ge=0, description="Smallest gain in the job's metric that is worth a promotion."
     )
     min_labels: int = Field(default=100, ge=10, description="Labelled holdout rows needed for a decision.")
+    rollout: Rollout = Field(default_factory=Rollout, description="How a proven challenger comes to score everything.")

@@ -19,7 +19,7 @@ _OUT = Path(__file__).parents[1] / "out" / "decisions.json"
 
 def parts(share: float) -> dict[str, Callable[[], Any]]:
     """The parts by name; ``share`` is the part of the full number of cases that is run."""
-    from benchmarks.decisions import breakage, cost, drift, estimation, history, side_by_side
+    from benchmarks.decisions import breakage, cost, drift, estimation, history, rollout, side_by_side
 
     def cases(full: int) -> int:
         return max(round(full * share), 1)
@@ -29,6 +29,7 @@ def parts(share: float) -> dict[str, Callable[[], Any]]:
         "real history": lambda: history.measure(cases),
         "broken data": lambda: breakage.measure(cases(50)),
         "estimates": lambda: estimation.measure(cases(100)),
+        "rollout": lambda: rollout.measure(cases(1000)),
         "cost": cost.measure,
         "side by side": lambda: side_by_side.measure(null_worlds=cases(10), shift_worlds=cases(5)),
     }

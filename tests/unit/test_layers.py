@@ -42,6 +42,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
             "impact",
         ),
         *("metrics", "maturity", "performance", "estimates", "incidents", "triggers", "gates"),
+        *("assignment", "rollout"),
         *("charts", "frame", "driftpage", "performancepage", "pages", "markup"),
     ),
     (
