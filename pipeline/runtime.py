@@ -29,6 +29,7 @@ from pipeline.steps import (
     quarantine,
     restate,
     retrain,
+    rollout,
     score,
 )
 from pipeline.steps.context import JobContext
@@ -183,6 +184,13 @@ class Runtime:
         """Raise `ContractViolation` or `LabelsOverdue` for what the evaluation at ``as_of`` could not measure."""
         evaluate.require_measured(self.context(job), as_of)
 
+    def advance(self, job: JobSpec, as_of: datetime) -> Decision | None:
+        """What the intervals that matured by ``as_of`` decide about the rollout under way, recorded and done.
+
+        To be called after `evaluate`, never for a backfill. ``None`` when there is no rollout, or it goes on as it is.
+        """
+        return rollout.advance(self.context(job), as_of)
+
     def decide(self, job: JobSpec, as_of: datetime) -> TriggerDecision:
         """The recorded decision whether to train at ``as_of``; raises `NoChampion` before the first promotion."""
         return retrain.decide(self.context(job), as_of)
@@ -263,6 +271,7 @@ class Runtime:
         intervals, _, latest = self.ledger.published(job.name)
         drift = self.ledger.drift(job.name, last=1)
         performance = self.ledger.performance(job.name, last=1)
+        running = rollout.running(self.context(job), self.clock())
         return {
             "job": job.name,
             "champion": ruling.model.version if ruling else None,
@@ -275,6 +284,14 @@ class Runtime:
             "metric": job.metric,
             "value": performance[-1].value if performance else None,
             "performance": performance[-1].verdict if performance else None,
+            "rollout": {
+                "id": running.id,
+                "kind": running.kind,
+                "version": running.challenger,
+                "share": running.share,
+            }
+            if running
+            else None,
             "decisions": [
                 {"id": d.id, "at": format_instant(d.at), "outcome": d.outcome}
                 for d in reversed(self.ledger.decisions(job.name, last=_SHOWN_DECISIONS))
@@ -321,7 +338,7 @@ class Runtime:
         """Delete what killed runs left in staging, and superseded files past ``output.keep_versions``; their URIs."""
         ctx, now = self.context(job), self.clock()
         removed = []
-        for dataset in ("predictions", "quarantine", "monitoring/drift", "monitoring/performance"):
+        for dataset in ("predictions", "quarantine", "monitoring/drift", "monitoring/performance", "shadow"):
             removed += self.storage.sweep(
                 f"{ctx.output}/{dataset}",
                 staged_before=now - max(job.schedule.timeout, _STAGING_AGE),

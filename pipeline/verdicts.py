@@ -170,7 +170,9 @@ class Arms(Report):
     share: float = Field(description="Share of the entities that the challenger scored; 0 = both scored all rows.")
     champion: float | None = Field(description="The job's metric over the champion's rows.")
     challenger: float | None = Field(description="The same over the challenger's.")
-    gain: float | None = Field(description="How much better the challenger's is, in the metric's unit; positive is better.")
+    gain: float | None = Field(
+        description="How much better the challenger's is, in the metric's unit; positive is better."
+    )
     error: float | None = Field(
         default=None, description="Standard error of the gain as far as it comes from who was assigned to whom."
     )

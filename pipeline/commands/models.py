@@ -68,6 +68,11 @@ def _sentence(decision: Decision) -> str:
             f"At {at} the gate of job {job} compared version {d['challenger_version']} with the champion, version "
             f"{d['champion_version']}, {found[decision.outcome]}."
         )
+    if decision.kind == "rollout":
+        return (
+            f"At {at} the rollout ({d['kind']}) of version {d['challenger_version']} of job {job} beside version "
+            f"{d['champion_version']} was {decision.outcome.replace('_', ' ')}, from {d['effective_at']} on."
+        )
     again, instead = (" again", "withdrawn") if decision.kind == "rollback" else ("", "replaced")
     before = f"; version {d['previous_version']} was {instead}" if d["previous_version"] else ", the first one"
     return f"From {at} on version {d['version']} is{again} the champion of job {job}{before}."

@@ -8,7 +8,7 @@ from pipeline import engine, gates, pages
 from pipeline.errors import ContractViolation, InvalidRequest
 from pipeline.intervals import Interval, format_instant
 from pipeline.reports import Decision, GateDecision, Promotion, RetrainReport
-from pipeline.steps import champion, retrain
+from pipeline.steps import champion, retrain, rollout
 from pipeline.steps.context import INTERVAL, LABEL
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pipeline.reports import ModelRef, RegisteredModel, TriggerDecision
     from pipeline.steps.context import JobContext
 
-Outcome = Literal["promoted", "kept", "dry_run", "insufficient_data", "disabled"]
+Outcome = Literal["promoted", "rollout", "not_considered", "kept", "dry_run", "insufficient_data", "disabled"]
 _OUTCOMES: dict[str, Outcome] = {"promote": "promoted", "keep": "kept", "insufficient_data": "insufficient_data"}
 _MINUTES_PER_DAY = 24 * 60
 
@@ -32,6 +32,9 @@ def consider(
     ctx: JobContext, as_of: datetime, trigger: TriggerDecision, challenger: RegisteredModel, *, force: bool = False
 ) -> RetrainReport:
     """What became of a freshly trained challenger: gated against the champion, and promoted if that is proven and allowed.
+
+    With a ``promote.rollout`` other than direct, a challenger that the gate lets through starts one instead; while it is
+    under way no other challenger is considered.
 
     ``force`` promotes without asking the gate (the ``always`` policy of a replay). Every decision is recorded before it
     is acted upon; a repeated call records and moves nothing twice. A version that was champion before, and a training
@@ -54,6 +57,10 @@ def consider(
     if mode == "disabled":
         reason = f"Version {ref.version} is registered; promote.mode is disabled, so it is not compared."
         return _report(ctx, as_of, trigger, challenger, "disabled", reason)
+    busy = rollout.running(ctx, as_of)
+    if busy is not None and busy.challenger != ref.version:
+        reason = f"Version {ref.version} is registered and not considered: version {busy.challenger} is in rollout ({busy.id})."
+        return _report(ctx, as_of, trigger, challenger, "not_considered", reason)
     gate = _gate(ctx, as_of, ruling.model.version, challenger)
     decision, uri = _record(ctx, as_of, trigger, ruling.model.version, ref, gate)
     ids: tuple[str, ...] = (decision.id,)
@@ -62,6 +69,9 @@ def consider(
         outcome, reason = "kept", f"{reason} {settled}"
     elif gate.outcome == "promote" and mode == "dry_run":
         outcome = "dry_run"
+    elif gate.outcome == "promote" and ctx.job.promote.rollout.kind != "direct":
+        outcome, reason, begun = _roll_out(ctx, as_of, ruling.model, ref, reason)
+        ids = (*ids, *begun)
     elif gate.outcome == "promote":
         done = champion.move(ctx, as_of, ref, reason, "promotion")
         ids = (*ids, done.decision_id)
@@ -95,6 +105,19 @@ def promote(ctx: JobContext, at: datetime, version: int, reason: str) -> Promoti
             f"scored with --model {version}",
         )
     return champion.move(ctx, at, registered.model, reason, "promotion", adopt=True)
+
+
+def _roll_out(
+    ctx: JobContext, as_of: datetime, ruling: ModelRef, challenger: ModelRef, reason: str
+) -> tuple[Outcome, str, tuple[str, ...]]:
+    """Start the challenger's rollout: the outcome, its reason, and the id of the decision; only what is under way again."""
+    busy = rollout.running(ctx, as_of)
+    refused = "" if busy is not None else rollout.refusal(ctx, as_of, challenger)
+    if refused:
+        return "kept", f"{reason} {refused}", ()
+    if busy is not None:
+        return "rollout", reason, (busy.id,)
+    return "rollout", reason, (rollout.start(ctx, as_of, ruling, challenger, reason).id,)
 
 
 def _settled(ctx: JobContext, as_of: datetime, ref: ModelRef) -> str:

@@ -57,9 +57,21 @@ FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in 
 ADAPTER_OF = {"modelfiles": "registry"}
 # A step may use those named before it.
 STEPS = (
-    *("context", "sampling", "labels", "champion", "plan", "validate", "score", "changes", "quarantine"),
+    *(
+        "context",
+        "sampling",
+        "labels",
+        "champion",
+        "rollout",
+        "plan",
+        "validate",
+        "variants",
+        "score",
+        "changes",
+        "quarantine",
+    ),
     *("reference", "current", "profile", "estimate", "history", "incidents", "monitor", "calibrate", "notify"),
-    *("truth", "user_metrics", "measure", "evaluate", "retrain", "promote", "restate"),
+    *("truth", "user_metrics", "measure", "arms", "evaluate", "retrain", "promote", "restate"),
 )
 # What the lower floors may import beside the standard library.
 LIBRARIES = {
