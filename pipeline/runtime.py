@@ -284,14 +284,7 @@ class Runtime:
             "metric": job.metric,
             "value": performance[-1].value if performance else None,
             "performance": performance[-1].verdict if performance else None,
-            "rollout": {
-                "id": running.id,
-                "kind": running.kind,
-                "version": running.challenger,
-                "share": running.share,
-            }
-            if running
-            else None,
+            "rollout": running.id if running else None,
             "decisions": [
                 {"id": d.id, "at": format_instant(d.at), "outcome": d.outcome}
                 for d in reversed(self.ledger.decisions(job.name, last=_SHOWN_DECISIONS))
