@@ -28,6 +28,8 @@ _MINUTES_PER_DAY = 24 * 60
 _ROUNDING = 1e-9
 # A share does not grow while the challenger trails by so many standard errors: holding costs nothing but time.
 _TRAILING = 2.0
+# The part of the error probability that is spent on noticing gross harm before the noise of days can be measured.
+_EARLY = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,9 @@ def compare(seen: Sequence[Arms], alpha: float) -> Evidence:
     E-statistics, group invariance and anytime-valid testing). So it is exact from the first look on for normal gains,
     whatever the noise from day to day, and infinite while fewer than five units are known (at 5 %).
 
+    Gross harm does not wait for that. As far as the deviations at training bound the noise of days (``by_day``), the upper end is
+    also that of the normal mixture with known variance (Robbins 1970), for a fifth of ``alpha``, from the first unit on.
+
     A unit is an interval, or a whole day of shorter ones; it is weighed by the root of its rows, because early shares give few.
     Entities that come again carry what chance gave to their arm from unit to unit, which no variance between units shows:
     the variance of the assignment is added for them, undiminished.
@@ -102,12 +107,15 @@ def compare(seen: Sequence[Arms], alpha: float) -> Evidence:
     gain, n = float(weighted.mean()), len(units)
     by_rows = math.sqrt(float(np.sum((weight * errors) ** 2))) / n
     trails = by_rows > 0 and gain < -_TRAILING * by_rows
-    reach = _reach(n, alpha)
-    if not math.isfinite(reach):
-        return Evidence(gain, -math.inf, math.inf, n, trails)
     shared = float(np.average(errors**2, weights=weight)) * (1 / _cohorts([unit.sketch for unit in units]) - 1 / n)
+    by_day = np.array([unit.by_day for unit in units])
+    known = float(np.mean(weight**2 * (errors**2 + by_day**2))) / n
+    early = _early_reach(n, _EARLY * alpha) * math.sqrt(known + max(shared, 0.0))
+    reach = _reach(n, (1 - _EARLY) * alpha)
+    if not math.isfinite(reach):
+        return Evidence(gain, -math.inf, gain + early, n, trails)
     half = reach * math.sqrt(float(np.var(weighted, ddof=1)) / n + max(shared, 0.0))
-    return Evidence(gain, gain - half, gain + half, n, trails)
+    return Evidence(gain, gain - half, gain + min(half, early), n, trails)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +125,7 @@ class _Unit:
     gain: float
     weight: float
     error: float
+    by_day: float
     sketch: tuple[int, ...]
 
     @classmethod
@@ -128,7 +137,8 @@ class _Unit:
         hashes = sorted({value for arms in parts for value in arms.sketch})
         size = max(len(arms.sketch) for arms in parts)
         error = math.sqrt(float(np.sum((share * errors) ** 2)))
-        return cls(float(share @ gains), math.sqrt(float(rows.sum())), error, tuple(hashes[:size]))
+        by_day = max(arms.by_day or math.inf for arms in parts)
+        return cls(float(share @ gains), math.sqrt(float(rows.sum())), error, by_day, tuple(hashes[:size]))
 
 
 def _whole(seen: Sequence[Arms]) -> list[Arms]:
@@ -155,6 +165,11 @@ def _reach(n: int, alpha: float) -> float:
     prior = 1.0 + n
     level = (prior / alpha**2) ** (1 / n)
     return math.sqrt((n - 1) * (level - 1) / (1 - level / prior)) if level < prior else math.inf
+
+
+def _early_reach(n: int, alpha: float) -> float:
+    """The same for one side and a known variance: a boundary of the two-sided mixture errs with half of its level on each."""
+    return math.sqrt((n + 1) / n * math.log((n + 1) / (2 * alpha) ** 2))
 
 
 def _cohorts(sketches: Sequence[tuple[int, ...]]) -> float:
@@ -199,8 +214,10 @@ def _numbers(evidence: Evidence, confidence: float) -> str:
     if evidence.gain is None:
         return "no interval could be compared yet"
     said = f"gain {evidence.gain:.4g} over {evidence.units} comparable days or intervals"
-    if math.isinf(evidence.low):
+    if math.isinf(evidence.high):
         return f"{said}, too few to prove anything"
+    if math.isinf(evidence.low):
+        return f"{said}, {confidence:.0%} at all looks: at most {evidence.high:.4g}"
     return f"{said}, {confidence:.0%} at all looks: {evidence.low:.4g} to {evidence.high:.4g}"
 
 

@@ -176,6 +176,10 @@ class Arms(Report):
     error: float | None = Field(
         default=None, description="Standard error of the gain as far as it comes from who was assigned to whom."
     )
+    by_day: float | None = Field(
+        default=None,
+        description="Standard deviation of the gain between intervals at most, from those of both versions at training.",
+    )
     n_champion: int = Field(description="Labelled rows of the champion.")
     n_challenger: int
     entities: int = Field(default=0, description="Entities with a label.")

@@ -35,6 +35,8 @@ _ALPHA = 0.05
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 # Entities of a day, and hashes of its sketch.
 _ENTITIES, _SKETCH = 400, 64
+# Deviation of the mean loss from day to day, of both models alike, in standard deviations of a row's loss.
+_USUAL = 0.1
 
 
 def measure(trials: int = 300, seed: int = 0) -> dict[str, Any]:
@@ -151,7 +153,7 @@ def _world(
         if not returning:
             places, difficulty = rng.random(_ENTITIES), rng.normal(0, 0.7, _ENTITIES)
             ids = rng.integers(0, 2**63, _ENTITIES, dtype=np.uint64)
-        losses = difficulty + rng.normal(0, 0.7, _ENTITIES) + rng.normal(0, 0.5)
+        losses = difficulty + rng.normal(0, 0.7, _ENTITIES) + rng.normal(0, _USUAL)
         if tails:
             losses = np.exp(tails * losses)
         share = shares[number]
@@ -172,6 +174,7 @@ def _world(
                 challenger=float(both[1].mean()) if n else None,
                 gain=float(both[0].mean() - both[1].mean()) if error is not None else None,
                 error=error,
+                by_day=2 * _USUAL + by_day,
                 n_champion=_ENTITIES - n,
                 n_challenger=n,
                 entities=_ENTITIES,

@@ -60,6 +60,7 @@ def compared(ctx: JobContext, manifest: Manifest, model: LoadedModel, labelled: 
         rows=(int(np.count_nonzero(~told)), int(np.count_nonzero(told))),
         entities=(len(first), int(np.count_nonzero(told[first]))),
         sketch=breakage.sketch(hashes),
+        by_day=_by_day(ctx, model, challenger),
         fault=fault,
     )
 
@@ -133,6 +134,7 @@ def _arms(
     rows: tuple[int, int] = (0, 0),
     entities: tuple[int, int] = (0, 0),
     sketch: tuple[int, ...] = (),
+    by_day: float | None = None,
     fault: str = "",
 ) -> Arms:
     old, new = (side.value if side else None for side in (champion, challengers))
@@ -153,6 +155,7 @@ def _arms(
         challenger=new,
         gain=gain,
         error=error,
+        by_day=by_day,
         n_champion=rows[0],
         n_challenger=rows[1],
         entities=entities[0],
@@ -160,6 +163,16 @@ def _arms(
         sketch=sketch,
         fault=fault,
     )
+
+
+def _by_day(ctx: JobContext, model: LoadedModel, challenger: Challenger) -> float | None:
+    """What the gain varies by from interval to interval at most: as much as both versions together did at training.
+
+    ``None`` when the training showed too few intervals, or another metric.
+    """
+    both = (model.profile.baseline, ctx.load(challenger.model.version).profile.baseline)
+    is_known = all(found.metric == ctx.job.metric and found.spread > 0 for found in both)
+    return sum(found.spread for found in both) if is_known else None
 
 
 def _error(found: Measured) -> float | None:

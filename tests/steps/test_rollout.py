@@ -17,7 +17,7 @@ from tests.worlds import day as start_of
 from tests.worlds import write_world
 
 DRIFT = TriggerDecision(fire=True, cause="drift", reason="Inputs drifted.")
-CANARY = {"kind": "canary", "steps": [0.25, 0.5, 1.0], "intervals_per_step": 2, "min_labels": 50}
+CANARY = {"kind": "canary", "steps": [0.25, 0.5, 1.0], "intervals_per_step": 2, "min_labels": 40}
 
 
 class Killed(BaseException):
@@ -32,7 +32,7 @@ class DiesBeforeAlias(Registry):
 @pytest.fixture
 def changed(worlds):
     """Days that turn on day 15: what was learnt before is wrong afterwards."""
-    return worlds(first=-9, days=40, rows=300, change_on=15)
+    return worlds(first=-9, days=40, rows=200, change_on=15)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def make(runtime, orders_on, changed, day):
     """A factory of jobs with a rollout policy, version 1 trained before the change and champion since day 10."""
 
     def made(**policy):
-        job = orders_on(changed, promote={"mode": "enabled", "rollout": policy})
+        job = orders_on(changed, promote={"mode": "enabled", "rollout": policy}, model={"parameters": {"max_iter": 8}})
         runtime.retrain(job, day(10), bootstrap=True)
         return job
 
@@ -102,8 +102,8 @@ def test_a_proven_challenger_takes_over_share_by_share_and_every_rerun_finds_the
 
     shares = [np.mean(rows(runtime, job, n)["variant"].to_numpy() == "challenger") for n in range(25, 35)]
     assert shares[0] == shares[-1] == 0
-    assert shares[1:5] == pytest.approx([0.25] * 4, abs=0.08)
-    assert shares[5:9] == pytest.approx([0.5] * 4, abs=0.08)
+    assert shares[1:5] == pytest.approx([0.25] * 4, abs=0.1)
+    assert shares[5:9] == pytest.approx([0.5] * 4, abs=0.1)
     for number in range(25, 35):
         table = rows(runtime, job, number)
         pairs = set(zip(table["variant"].to_pylist(), table["model_version"].to_pylist(), strict=True))
@@ -161,10 +161,10 @@ def test_realised_performance_rests_on_the_champions_rows_and_tells_the_arms_apa
     arms = {s.slice: (s.value, s.n) for s in report.slices if s.slice.startswith("variant=")}
     assert arms["variant=champion"] == (report.value, report.n) == (report.arms.champion, report.arms.n_champion)
     assert arms["variant=challenger"] == (report.arms.challenger, report.arms.n_challenger)
-    assert report.n + report.arms.n_challenger == report.maturity.labelled == report.rows_scored == 300
+    assert report.n + report.arms.n_challenger == report.maturity.labelled == report.rows_scored == 200
     assert report.value < 0.5 < report.arms.challenger
     assert report.arms.gain == pytest.approx(report.arms.challenger - report.value)
-    assert (report.arms.entities, report.arms.assigned) == (300, report.arms.n_challenger)
+    assert (report.arms.entities, report.arms.assigned) == (200, report.arms.n_challenger)
     assert report.model_version == 1
 
 
@@ -260,7 +260,7 @@ def test_a_challenger_that_cannot_score_leaves_its_rows_to_the_champion_and_is_w
     trained(runtime, few, day, 26)
     begin(runtime, job, day, 26, 1, 2)
     (manifest,) = runtime.score(job, day(26))
-    assert (manifest.rows_scored, manifest.rows_challenger) == (300, 0)
+    assert (manifest.rows_scored, manifest.rows_challenger) == (200, 0)
     assert manifest.challenger_fault.startswith(
         "version 2 cannot be used: version 2 of model 'orders' was trained on other"
     )

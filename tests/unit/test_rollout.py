@@ -64,10 +64,8 @@ def test_equal_models_are_told_apart_in_at_most_five_percent_of_rollouts_of_nine
         "heavy": lambda: rng.standard_t(3, size=90),
         "skewed differences": lambda: np.exp(rng.normal(size=90)) - np.exp(rng.normal(size=90)),
     }[noise]
-    trials = 150
-    fooled = sum(first_proof(draw(), 90) != 0 for _ in range(trials))
-    # A rate of 5 % shows more than 13 in 2 % of such tests.
-    assert fooled <= 13
+    # A rate of 5 % shows more than 7 in 1 % of such tests; benchmarks/decisions/rollout.py measures it.
+    assert sum(first_proof(draw(), 90) != 0 for _ in range(60)) <= 7
 
 
 def test_a_difference_of_one_deviation_between_days_is_found_within_a_month():
@@ -83,6 +81,29 @@ def test_nothing_is_proven_by_four_days_however_clear_they_are():
     assert compare([], 0.05).gain is None
 
 
+def test_gross_harm_is_found_at_once_where_the_noise_of_days_is_known():
+    facts = {"error": 0.03, "by_day": 0.02}
+    found = judged(CANARY, [arms(0, -0.3, share=0.05, **facts)], share=0.05)
+    assert (found.action, found.evidence.low) == ("rollback", -np.inf)
+    assert "gain -0.3 over 1 comparable days or intervals, 95% at all looks: at most -0." in found.reason
+    assert judged(CANARY, [arms(0, -0.1, share=0.05, **facts)], share=0.05).action == "hold"
+    assert judged(CANARY, [arms(0, -0.3, share=0.05, error=0.03)], share=0.05).action == "hold"
+    assert judged(CANARY, [arms(0, -0.3, share=0.05, error=0.03, by_day=0.2)], share=0.05).action == "hold"
+    # However good, a challenger is not proven better so early.
+    assert judged(AB, [arms(0, 3.0, **facts)]).action == "hold"
+
+
+def test_noise_within_what_was_known_of_days_is_rarely_taken_for_harm():
+    rng = np.random.default_rng(8)
+    fooled = 0
+    for _ in range(60):
+        gains = rng.normal(0, np.hypot(0.03, 0.02), 90)
+        seen = course(gains, error=0.03, by_day=0.02)
+        found = [compare(seen[:n], 0.05) for n in range(1, 91)]
+        fooled += any(one.low > 0 or one.high < 0 for one in found)
+    assert fooled <= 7
+
+
 def test_the_sequence_is_that_of_the_mixture_test():
     gains = np.random.default_rng(1).normal(0.3, 1, 12)
     found = compare(course(gains), 0.05)
@@ -92,8 +113,9 @@ def test_the_sequence_is_that_of_the_mixture_test():
         square = ((gains.mean() - null) / spread) ** 2 / (n - 1)
         return (1 + n) ** -0.5 * ((1 + square) / (1 + square / (1 + n))) ** (n / 2)
 
-    assert bayes_factor(found.low) == pytest.approx(20)
-    assert bayes_factor(found.high) == pytest.approx(20)
+    # Four fifths of 5 %: the rest is spent on early harm.
+    assert bayes_factor(found.low) == pytest.approx(25)
+    assert bayes_factor(found.high) == pytest.approx(25)
 
 
 def test_hours_of_one_day_count_as_one_observation_and_an_unfinished_day_as_none():
