@@ -191,6 +191,10 @@ class Runtime:
         """
         return rollout.advance(self.context(job), as_of)
 
+    def stop_rollout(self, job: JobSpec, reason: str) -> Decision:
+        """Withdraw the challenger of the rollout under way, from now on; raises `InvalidRequest` when there is none."""
+        return rollout.stop(self.context(job), self.clock(), reason)
+
     def decide(self, job: JobSpec, as_of: datetime) -> TriggerDecision:
         """The recorded decision whether to train at ``as_of``; raises `NoChampion` before the first promotion."""
         return retrain.decide(self.context(job), as_of)

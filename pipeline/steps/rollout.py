@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline import rollout, windows
+from pipeline.errors import InvalidRequest
 from pipeline.intervals import Interval, format_instant, parse_instant
 from pipeline.reports import Challenger, Decision
 from pipeline.steps import champion
@@ -46,6 +47,8 @@ class Running:
 
 def in_force(ctx: JobContext, instant: datetime, ruling: ModelRef) -> Challenger | None:
     """The challenger beside ``ruling``, the champion at ``instant``; ``None`` without a rollout of the job's present kind."""
+    if ctx.job.promote.rollout.kind == "direct":
+        return None
     decided = ctx.ledger.decisions(ctx.job.name, kind="rollout")
     found = _state(decision for decision in decided if _effective(decision) <= instant)
     if found is None or found.champion != ruling.version or found.kind != ctx.job.promote.rollout.kind:
@@ -128,6 +131,23 @@ def advance(ctx: JobContext, as_of: datetime) -> Decision | None:
     if decision.outcome == "completed":
         _promote(ctx, decision)
     return decision
+
+
+def stop(ctx: JobContext, at: datetime, reason: str) -> Decision:
+    """The recorded end of the rollout under way because somebody said so; the champion stays.
+
+    Raises `InvalidRequest` when none is under way.
+    """
+    found = running(ctx, at)
+    if found is None:
+        raise InvalidRequest(
+            f"job {ctx.job.name!r} has no rollout under way",
+            expected="a rollout of the job's present kind that nothing has ended",
+            got=f"none at {format_instant(at)} (promote.rollout.kind is {ctx.job.promote.rollout.kind})",
+            left_behind="nothing was changed",
+            next_step=f"pipeline rollout {ctx.job.name} lists those there were",
+        )
+    return _record(ctx, at, found, "rolled_back", f"Stopped by hand: {reason}", {})
 
 
 def _state(decided: Iterable[Decision]) -> Running | None:

@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline import replay
+from pipeline.errors import InvalidRequest
 from pipeline.registry import Registry
 from pipeline.reports import TriggerDecision
 from pipeline.runtime import Runtime
@@ -316,6 +318,40 @@ def test_a_person_who_moves_the_alias_ends_the_rollout(runtime, make, day):
         "superseded",
         "The rollout of version 2 ends: version 3 became champion meanwhile.",
     )
+
+
+def test_a_person_stops_a_rollout_and_is_told_when_there_is_none(runtime, make, day):
+    job = make(**CANARY)
+    trained(runtime, job, day, 26)
+    with pytest.raises(InvalidRequest, match=r"no rollout under way.*pipeline rollout orders lists those"):
+        runtime.stop_rollout(job, "Never mind.")
+    begin(runtime, job, day, 26, 1, 2)
+    with Runtime(runtime.settings, lambda: day(27)) as now:
+        ended = now.stop_rollout(job, "It looks odd.")
+    assert (ended.outcome, ended.reason) == ("rolled_back", "Stopped by hand: It looks odd.")
+    assert [m.challenger_version for m in runtime.score(job, day(26), day(28))] == [2, None]
+
+
+@pytest.mark.slow
+def test_a_replay_lives_through_a_rollout(orders_on, changed, tmp_path, day):
+    job = orders_on(
+        changed,
+        promote={"mode": "enabled", "rollout": CANARY},
+        model={"parameters": {"max_iter": 8}},
+        retrain={"every": "P9D"},
+    )
+    found = replay.replay(
+        job,
+        day(16),
+        day(35),
+        policy="closed_loop",
+        workspace=tmp_path / "replay",
+        jobs=tmp_path,
+        progress=lambda _: None,
+    )
+    outcomes = [d["outcome"] for d in found["decisions"] if d["kind"] == "rollout"]
+    assert outcomes[:3] == ["started", "advanced", "completed"]
+    assert found["promotions"] == outcomes.count("completed")
 
 
 def test_nothing_advances_while_promotion_is_not_enabled(runtime, make, day):
