@@ -172,6 +172,11 @@ def parser() -> argparse.ArgumentParser:
         help="of intervals that end at or after T (default: now; not with --restate)",
     )
 
+    rollout = command("rollout", "The course of the job's rollouts, and which one is under way.")
+    rollout.add_argument(
+        "--stop", metavar="REASON", help="withdraw the challenger of the one under way; the champion stays"
+    )
+
     replay = command("replay", "Run the whole loop over history in simulated time.")
     replay.add_argument(
         "--from", dest="start", required=True, type=_instant, metavar="T", help="the first champion is trained here"

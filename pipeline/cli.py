@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import arguments
 from pipeline.arguments import WrongUsage
-from pipeline.commands import incidents, jobs, models, partitions
+from pipeline.commands import incidents, jobs, models, partitions, rollouts
 from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Answer]] = {
     "evaluate": partitions.evaluate,
     "incidents": incidents.incidents,
     "notify": incidents.notify,
+    "rollout": rollouts.rollout,
     "retrain": models.retrain,
     "promote": models.promote,
     "approve": models.approve,

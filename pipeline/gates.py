@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.guards import Levels
-    from pipeline.policies import MetricName, Promote
+    from pipeline.policies import MetricName
+    from pipeline.release import Promote
     from pipeline.reports import Guard
 
 # A gain below this share of the metric is rounding of float64 sums, not a difference between models.

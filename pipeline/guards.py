@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pipeline.policies import MetricName, Promote
+    from pipeline.policies import MetricName
+    from pipeline.release import Promote
 
 # Metrics between 0 and 1: a loss of 0.02 means the same whatever the champion's value is.
 _BOUNDED: frozenset[MetricName] = frozenset(("roc_auc", "accuracy", "macro_f1", "brier"))

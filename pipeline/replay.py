@@ -19,7 +19,8 @@ from pipeline.errors import (
     TooManyQuarantined,
 )
 from pipeline.intervals import Interval, format_instant
-from pipeline.policies import HIGHER_IS_BETTER, Approval
+from pipeline.policies import HIGHER_IS_BETTER
+from pipeline.release import Approval
 from pipeline.reports import TriggerDecision
 from pipeline.runtime import Runtime, intervals
 from pipeline.settings import Settings
@@ -134,12 +135,14 @@ def _live(runtime: Runtime, job: JobSpec, interval: Interval, policy: Policy, co
         runtime.require_measured(job, interval.end)
     except (LabelsOverdue, ContractViolation) as error:
         trouble = str(error)
+    moved = runtime.advance(job, interval.end)
+    course.promotions += moved is not None and moved.outcome == "completed"
     course.alerts += (drift.verdict == "drift") + sum(r.verdict == "drift" for r in evaluated)
     acted = _act(runtime, job, interval, policy, course)
     value = f"{job.metric} {evaluated[-1].value:.4g}" if evaluated and evaluated[-1].value is not None else ""
     return (
         f"{label}  {manifest.rows_scored} scored, {manifest.rows_quarantined} quarantined, version "
-        f"{manifest.model_version}, {drift.verdict}  {value}  {acted}  {trouble}"
+        f"{manifest.model_version}, {drift.verdict}  {value}  {acted}  {f'rollout {moved.outcome}' if moved else ''}  {trouble}"
     ).rstrip()
 
 

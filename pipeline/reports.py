@@ -16,7 +16,7 @@ from pipeline.intervals import Interval
 if TYPE_CHECKING:
     from datetime import datetime
 
-DecisionKind = Literal["trigger", "training", "gate", "approval", "watch", "promotion", "rollback"]
+DecisionKind = Literal["trigger", "training", "gate", "approval", "rollout", "watch", "promotion", "rollback"]
 
 
 class Report(BaseModel):
@@ -31,6 +31,16 @@ class ModelRef(Report):
     name: str
     version: int
     digest: str = Field(description="SHA-256 over the digests of all files of the version.")
+
+
+class Challenger(Report):
+    """The version in rollout beside the champion, and which entities it scores."""
+
+    model: ModelRef
+    kind: Literal["shadow", "canary", "ab"]
+    share: float = Field(description="Share of the entities; 0 = none, a shadow scores everything beside the champion.")
+    salt: str = Field(description="Id of the decision that started the rollout; entities are placed by it.")
+    key: tuple[str, ...] = Field(description="Columns that make an entity.")
 
 
 class InputFile(Report):
@@ -63,8 +73,11 @@ class ScoringPlan(Report):
     start: AwareDatetime
     end: AwareDatetime
     model: ModelRef
+    challenger: Challenger | None = Field(default=None, description="The version in rollout at the interval's end.")
     files: tuple[InputFile, ...]
-    fingerprint: str = Field(description="SHA-256 of inputs, model, code version, scoring fields and output schema.")
+    fingerprint: str = Field(
+        description="SHA-256 of inputs, models, code version, scoring fields and output schema; a shadow leaves it alone."
+    )
     quiet: bool = Field(default=False, description="A backfill: publishes, but never alerts, retrains or promotes.")
 
     @property
@@ -117,6 +130,13 @@ class Manifest(Report):
     model_name: str
     model_version: int
     model_digest: str
+    challenger_version: int | None = Field(
+        default=None, description="The other version that scored rows of this partition, in a rollout."
+    )
+    rows_challenger: int = Field(default=0, description="Rows that it scored; the champion scored all others.")
+    challenger_fault: str = Field(
+        default="", description="Why the champion scored the rows that were meant for it; empty = nothing."
+    )
     fingerprint: str
     sha256: str = Field(description="Digest of the published file's bytes.")
     code_version: str
@@ -329,6 +349,8 @@ class RetrainReport(Report):
     outcome: Literal[
         "not_triggered",
         "promoted",
+        "rollout",
+        "not_considered",
         "kept",
         "awaiting_approval",
         "dry_run",

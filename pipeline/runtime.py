@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import jobfile
 from pipeline.channels import Channels
-from pipeline.errors import IntervalsMissing, InvalidRequest, TerminalError
+from pipeline.errors import InvalidRequest, TerminalError
 from pipeline.intervals import Interval, format_instant
 from pipeline.ledger import Ledger
 from pipeline.registry import Registry
@@ -28,11 +28,13 @@ from pipeline.steps import (
     explain,
     monitor,
     notify,
+    overview,
     plan,
     promote,
     quarantine,
     restate,
     retrain,
+    rollout,
     score,
     watch,
 )
@@ -201,6 +203,17 @@ class Runtime:
         """What is found at ``as_of`` of a champion that a gate has promoted lately; one that proves worse is rolled back."""
         return watch.watch(self.context(job), as_of)
 
+    def advance(self, job: JobSpec, as_of: datetime) -> Decision | None:
+        """What the intervals that matured by ``as_of`` decide about the rollout under way, recorded and done.
+
+        To be called after `evaluate`, never for a backfill. ``None`` when there is no rollout, or it goes on as it is.
+        """
+        return rollout.advance(self.context(job), as_of)
+
+    def stop_rollout(self, job: JobSpec, reason: str) -> Decision:
+        """Withdraw the challenger of the rollout under way, from now on; raises `InvalidRequest` when there is none."""
+        return rollout.stop(self.context(job), self.clock(), reason)
+
     def decide(self, job: JobSpec, as_of: datetime) -> TriggerDecision:
         """The recorded decision whether to train at ``as_of``; raises `NoChampion` before the first promotion."""
         return decide.decide(self.context(job), as_of)
@@ -299,27 +312,7 @@ class Runtime:
         ``champion`` is the version in effect now, ``latest`` the start of the latest published interval with its rows,
         ``decisions`` the ids and outcomes of the last few decisions, newest first. What is not known is ``None``.
         """
-        ruling = self.ledger.champion(job.name)
-        intervals, _, latest = self.ledger.published(job.name)
-        drift = self.ledger.drift(job.name, last=1)
-        performance = self.ledger.performance(job.name, last=1)
-        return {
-            "job": job.name,
-            "champion": ruling.model.version if ruling else None,
-            "since": format_instant(ruling.effective_at) if ruling else None,
-            "intervals": intervals,
-            "latest": format_instant(latest.start) if latest else None,
-            "rows_scored": latest.rows_scored if latest else 0,
-            "rows_quarantined": latest.rows_quarantined if latest else 0,
-            "drift": drift[-1].verdict if drift else None,
-            "metric": job.metric,
-            "value": performance[-1].value if performance else None,
-            "performance": performance[-1].verdict if performance else None,
-            "decisions": [
-                {"id": d.id, "at": format_instant(d.at), "outcome": d.outcome}
-                for d in reversed(self.ledger.decisions(job.name, last=_SHOWN_DECISIONS))
-            ],
-        }
+        return overview.status(self.context(job), self.clock())
 
     def calibrate(self, job: JobSpec, start: datetime, end: datetime, *, budget: float) -> Calibration:
         """The thresholds under which history from ``start`` to ``end`` raises at most ``budget`` alarms per interval.
@@ -360,7 +353,7 @@ class Runtime:
         """Delete what killed runs left in staging, and superseded files past ``output.keep_versions``; their URIs."""
         ctx, now = self.context(job), self.clock()
         removed = []
-        for dataset in ("predictions", "quarantine", "monitoring/drift", "monitoring/performance"):
+        for dataset in ("predictions", "quarantine", "monitoring/drift", "monitoring/performance", "shadow"):
             removed += self.storage.sweep(
                 f"{ctx.output}/{dataset}",
                 staged_before=now - max(job.schedule.timeout, _STAGING_AGE),
@@ -379,25 +372,7 @@ class Runtime:
         Looks back over at most 100 intervals, to the first published one; an interval is expected ``schedule.timeout``
         after its end.
         """
-        _, first, _ = self.ledger.published(job.name)
-        if first is None:
-            return []
-        due = as_of - job.schedule.timeout
-        end = job.cadence.floor(min(due, job.schedule.end or due))
-        start = max(first.start, job.cadence.shift(end, -_LOOKBACK))
-        expected = list(job.cadence.split(Interval(start, end))) if start < end else []
-        published = {manifest.start for manifest in self.ledger.manifests(job.name, since=start, ended_by=end)}
-        if missing := [interval for interval in expected if interval.start not in published]:
-            earliest = format_instant(missing[0].start)
-            raise IntervalsMissing(
-                f"job {job.name!r}: {len(missing)} of the latest {len(expected)} intervals were never published: "
-                + ", ".join(format_instant(interval.start) for interval in missing[:10]),
-                expected=f"every interval up to {format_instant(end)}",
-                got=f"{len(expected) - len(missing)} published",
-                left_behind="all published partitions are untouched",
-                next_step=f"pipeline score {job.name} --start {earliest} (or clear the failed runs in Airflow)",
-            )
-        return expected
+        return overview.find_gaps(self.context(job), as_of)
 
 
 def intervals(job: JobSpec, start: datetime, end: datetime | None) -> list[Interval]:

@@ -66,13 +66,14 @@ def monitor(name: str, start: str, *, quiet: bool) -> Json:
 
 
 def evaluate(name: str, as_of: datetime, *, quiet: bool) -> Json:
-    """Evaluate what matured by ``as_of``; returns counts and the latest value of the job's metric.
+    """Evaluate what matured by ``as_of`` and let it decide on a rollout; returns counts and the latest value of the metric.
 
     Intervals that cannot be measured are recorded; `report_unmeasured` raises for them, once the event is out.
     """
     with Runtime.open() as runtime:
         job = runtime.job(name)
         reports = runtime.evaluate(job, as_of, quiet=quiet, strict=False)
+        decided = None if quiet else runtime.advance(job, as_of)
         return {
             "job": name,
             "as_of": format_instant(as_of),
@@ -82,6 +83,7 @@ def evaluate(name: str, as_of: datetime, *, quiet: bool) -> Json:
             "degraded": sum(report.verdict == "drift" for report in reports),
             "metric": job.metric,
             "latest": reports[-1].value if reports else None,
+            "rollout": decided.outcome if decided else None,
         }
 
 

@@ -28,6 +28,7 @@ def parts(share: float) -> dict[str, Callable[[], Any]]:
         governor,
         history,
         promotions,
+        rollout,
         side_by_side,
     )
 
@@ -41,6 +42,7 @@ def parts(share: float) -> dict[str, Callable[[], Any]]:
         "estimates": lambda: estimation.measure(cases(100)),
         "gate": lambda: gate.measure(cases),
         "governor": governor.measure,
+        "rollout": lambda: rollout.measure(cases(1000)),
         "cost": cost.measure,
         "promotions": lambda: promotions.measure(each=cases(25)),
         "side by side": lambda: side_by_side.measure(null_worlds=cases(10), shift_worlds=cases(5)),

@@ -19,7 +19,7 @@ from scipy.stats import binomtest
 
 from pipeline import gates, guards
 from pipeline.metrics import Outcomes
-from pipeline.policies import Promote
+from pipeline.release import Promote
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pipeline.errors import InvalidRequest
 from pipeline.intervals import format_instant, parse_instant
 from pipeline.reports import ApprovalAnswer, Decision
-from pipeline.steps import champion
+from pipeline.steps import champion, rollout
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -146,7 +146,7 @@ def _again(ctx: JobContext, asked: Decision, given: Decision, verdict: Verdict) 
 
 
 def _promoted(ctx: JobContext, asked: Decision, given: Decision, *, replayed: bool = False) -> ApprovalAnswer:
-    """Carry out an approval, unless that was done or somebody moved the champion since."""
+    """Carry out an approval, by a promotion or the start of a rollout, unless that was done or the champion moved since."""
     version, compared = asked.details["version"], asked.details["champion_version"]
     reason = f"Approved ({given.id}): {given.reason}"
     done = [
@@ -157,6 +157,9 @@ def _promoted(ctx: JobContext, asked: Decision, given: Decision, *, replayed: bo
     ruling = ctx.ledger.champion(ctx.job.name)
     if not done and ruling is not None and ruling.model.version == compared:
         model = ctx.registered(version).model
+        if ctx.job.promote.rollout.kind != "direct":
+            rollout.start(ctx, given.at, ruling.model, model, reason)
+            return ApprovalAnswer(decision=given, promotion=None, replayed=replayed)
         done = [champion.carry_out(ctx, given.at, model, reason, "promotion")]
     return ApprovalAnswer(decision=given, promotion=done[-1] if done else None, replayed=replayed)
 

@@ -89,7 +89,7 @@ def _known(ctx: JobContext, as_of: datetime) -> Known:
 def _trainings(ctx: JobContext, as_of: datetime) -> list[Training]:
     """What is recorded of trainings before ``as_of``, by time: of each the last outcome, a later rollback included."""
     learnt = {m.as_of: m for m in ctx.ledger.models(ctx.job.name) if m.as_of < as_of}
-    withdrawn = champion.withdrawn_versions(ctx, as_of)
+    withdrawn = champion.withdrawn_versions(ctx, as_of) | _turned_away(ctx, as_of)
     found = {
         moment: Training(moment, is_automatic=False, outcome="open", learnt_until=model.holdout_end)
         for moment, model in learnt.items()
@@ -106,3 +106,10 @@ def _trainings(ctx: JobContext, as_of: datetime) -> list[Training]:
             learnt_until=model.holdout_end if model else None,
         )
     return [found[moment] for moment in sorted(found)]
+
+
+def _turned_away(ctx: JobContext, as_of: datetime) -> set[int]:
+    """The versions that won their gate, and that a rollout or a person then kept from ruling."""
+    decided = ctx.ledger.decisions(ctx.job.name, kind=("rollout", "approval"), until=as_of)
+    names = {"rollout": "challenger_version", "approval": "version"}
+    return {d.details[names[d.kind]] for d in decided if d.at < as_of and d.outcome in ("rolled_back", "rejected")}

@@ -89,6 +89,11 @@ def sentence(decision: Decision) -> str:
             f"At {at} the gate of job {job} compared version {d['challenger_version']} with the champion, version "
             f"{d['champion_version']}, {found[decision.outcome]}."
         )
+    if decision.kind == "rollout":
+        return (
+            f"At {at} the rollout ({d['kind']}) of version {d['challenger_version']} of job {job} beside version "
+            f"{d['champion_version']} was {decision.outcome.replace('_', ' ')}, from {d['effective_at']} on."
+        )
     if decision.kind == "approval":
         return f"At {at} {_ANSWERS[decision.outcome].format(**d)} of job {job}."
     again, instead = (" again", "withdrawn") if decision.kind == "rollback" else ("", "replaced")

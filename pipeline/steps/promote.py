@@ -8,7 +8,7 @@ from pipeline import gates, pages
 from pipeline.errors import FirstChampionRefused, InvalidRequest
 from pipeline.intervals import Interval, format_instant
 from pipeline.reports import Decision, GateDecision, Promotion, RetrainReport
-from pipeline.steps import approval, champion, comparison, disjoint, retrain
+from pipeline.steps import approval, champion, comparison, disjoint, retrain, rollout
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -16,7 +16,17 @@ if TYPE_CHECKING:
     from pipeline.reports import ModelRef, RegisteredModel, TriggerDecision
     from pipeline.steps.context import JobContext
 
-Outcome = Literal["promoted", "kept", "awaiting_approval", "dry_run", "insufficient_data", "refused", "disabled"]
+Outcome = Literal[
+    "promoted",
+    "rollout",
+    "not_considered",
+    "kept",
+    "awaiting_approval",
+    "dry_run",
+    "insufficient_data",
+    "refused",
+    "disabled",
+]
 _OUTCOMES: dict[str, Outcome] = {
     "promote": "promoted",
     "keep": "kept",
@@ -30,9 +40,11 @@ def consider(
 ) -> RetrainReport:
     """What became of a freshly trained challenger: gated against the champion, and promoted if that is proven and allowed.
 
-    With ``promote.approval.required`` a challenger that wins waits for a person instead. ``force`` promotes without asking
-    the gate or anybody (the ``always`` policy of a replay). Every decision is recorded before it
-    is acted upon; a repeated call records and moves nothing twice. A version that was champion before, and a training
+    With ``promote.approval.required`` a challenger that wins waits for a person instead. With a ``promote.rollout`` other
+    than direct it starts one; while it is under way no other challenger is considered.
+
+    ``force`` promotes without asking the gate or anybody (the ``always`` policy of a replay). Every decision is recorded
+    before it is acted upon; a repeated call records and moves nothing twice. A version that was champion before, and a training
     of a time before the latest promotion, never move the alias by themselves.
     """
     ref, mode = challenger.model, ctx.job.promote.mode
@@ -40,35 +52,56 @@ def consider(
     if ruling is not None and ruling.model == ref:
         reason = f"Version {ref.version} is already the champion."
         return _report(ctx, as_of, trigger, challenger, "promoted", reason)
-    settled = _settled(ctx, as_of, ref)
     if ruling is None or force:
-        first = f"Version {ref.version} is the first champion: there is none to compare with."
-        forced = f"Version {ref.version} replaces the champion without a comparison, as the policy says."
-        reason = first if ruling is None else forced
-        if settled:
-            return _report(ctx, as_of, trigger, challenger, "kept", settled)
-        if ruling is None:
-            reason = f"{reason} {_first(ctx, as_of, trigger, challenger)}".rstrip()
-        done = champion.move(ctx, as_of, ref, reason, "promotion", instead_of=ruling)
-        return _report(ctx, as_of, trigger, challenger, "promoted", reason, ids=(done.decision_id,))
+        return _crown(ctx, as_of, trigger, challenger, ruling)
     if mode == "disabled":
         reason = f"Version {ref.version} is registered; promote.mode is disabled, so it is not compared."
         return _report(ctx, as_of, trigger, challenger, "disabled", reason)
+    busy = rollout.running(ctx, as_of)
+    if busy is not None and busy.challenger != ref.version:
+        reason = f"Version {ref.version} is registered and not considered: version {busy.challenger} is in rollout ({busy.id})."
+        return _report(ctx, as_of, trigger, challenger, "not_considered", reason)
     gate = _gate(ctx, as_of, ruling.model.version, challenger)
     decision, uri = _record(ctx, as_of, trigger, ruling.model.version, ref, gate)
-    ids: tuple[str, ...] = (decision.id,)
     outcome, reason = _OUTCOMES[gate.outcome], gate.reason
-    if gate.outcome == "promote" and settled:
-        outcome, reason = "kept", f"{reason} {settled}"
-    elif gate.outcome == "promote" and mode == "dry_run":
-        outcome = "dry_run"
-    elif gate.outcome == "promote" and ctx.job.promote.approval.required:
-        request, outcome, told = approval.request(ctx, decision, ruling)
-        ids, reason = (*ids, request.id), f"{reason} {told}"
-    elif gate.outcome == "promote":
-        done = champion.move(ctx, as_of, ref, reason, "promotion", instead_of=ruling)
-        ids = (*ids, done.decision_id)
-    return _report(ctx, as_of, trigger, challenger, outcome, reason, gate, ids, uri)
+    ids: tuple[str, ...] = ()
+    if gate.outcome == "promote":
+        outcome, reason, ids = _follow(ctx, as_of, decision, ruling, ref)
+    return _report(ctx, as_of, trigger, challenger, outcome, reason, gate, (decision.id, *ids), uri)
+
+
+def _crown(
+    ctx: JobContext, as_of: datetime, trigger: TriggerDecision, challenger: RegisteredModel, ruling: Promotion | None
+) -> RetrainReport:
+    """Make a version champion without a comparison: the first one, or because the policy says so."""
+    ref = challenger.model
+    if settled := _settled(ctx, as_of, ref):
+        return _report(ctx, as_of, trigger, challenger, "kept", settled)
+    if ruling is None:
+        first = f"Version {ref.version} is the first champion: there is none to compare with."
+        reason = f"{first} {_first(ctx, as_of, trigger, challenger)}".rstrip()
+    else:
+        reason = f"Version {ref.version} replaces the champion without a comparison, as the policy says."
+    done = champion.move(ctx, as_of, ref, reason, "promotion", instead_of=ruling)
+    return _report(ctx, as_of, trigger, challenger, "promoted", reason, ids=(done.decision_id,))
+
+
+def _follow(
+    ctx: JobContext, as_of: datetime, won: Decision, ruling: Promotion, ref: ModelRef
+) -> tuple[Outcome, str, tuple[str, ...]]:
+    """What follows from a comparison that the challenger won: the outcome, its reason, and the ids of further decisions."""
+    policy, reason = ctx.job.promote, won.reason
+    if settled := _settled(ctx, as_of, ref):
+        return "kept", f"{reason} {settled}", ()
+    if policy.mode == "dry_run":
+        return "dry_run", reason, ()
+    if policy.approval.required:
+        request, outcome, told = approval.request(ctx, won, ruling)
+        return outcome, f"{reason} {told}", (request.id,)
+    if policy.rollout.kind != "direct":
+        return _roll_out(ctx, as_of, ruling.model, ref, reason)
+    done = champion.move(ctx, as_of, ref, reason, "promotion", instead_of=ruling)
+    return "promoted", reason, (done.decision_id,)
 
 
 def promote(ctx: JobContext, at: datetime, version: int, reason: str) -> Promotion:
@@ -100,6 +133,19 @@ def promote(ctx: JobContext, at: datetime, version: int, reason: str) -> Promoti
             f"scored with --model {version}",
         )
     return champion.move(ctx, at, registered.model, reason, "promotion", instead_of=latest, adopt=True)
+
+
+def _roll_out(
+    ctx: JobContext, as_of: datetime, ruling: ModelRef, challenger: ModelRef, reason: str
+) -> tuple[Outcome, str, tuple[str, ...]]:
+    """Start the challenger's rollout: the outcome, its reason, and the id of the decision; only what is under way again."""
+    busy = rollout.running(ctx, as_of)
+    refused = "" if busy is not None else rollout.refusal(ctx, as_of, challenger)
+    if refused:
+        return "kept", f"{reason} {refused}", ()
+    if busy is not None:
+        return "rollout", reason, (busy.id,)
+    return "rollout", reason, (rollout.start(ctx, as_of, ruling, challenger, reason).id,)
 
 
 def _settled(ctx: JobContext, as_of: datetime, ref: ModelRef) -> str:

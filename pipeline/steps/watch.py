@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from pipeline import engine, gates, metrics
 from pipeline.errors import ContractViolation
 from pipeline.intervals import Interval, format_instant
-from pipeline.policies import HIGHER_IS_BETTER, Promote
+from pipeline.policies import HIGHER_IS_BETTER
+from pipeline.release import Promote
 from pipeline.reports import Decision, Watched
 from pipeline.steps import champion, comparison, restate, retrain
 from pipeline.steps.context import INTERVAL

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from pipeline.gates import compare, first, insufficient
 from pipeline.guards import levels
 from pipeline.metrics import Outcomes, evaluate
-from pipeline.policies import DECIDING, MetricName, Promote, Task
+from pipeline.policies import DECIDING, MetricName, Task
+from pipeline.release import Promote
 from pipeline.reports import GateDecision
 
 EVERY_METRIC = [(task, metric) for task, metrics in DECIDING.items() for metric in metrics]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from pipeline import guards
 from pipeline.metrics import Outcomes
-from pipeline.policies import MetricName, Promote
+from pipeline.release import Promote
+
+if TYPE_CHECKING:
+    from pipeline.policies import MetricName
 
 POLICY = Promote()
 

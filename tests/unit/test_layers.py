@@ -54,7 +54,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
             "impact",
         ),
         *("metrics", "maturity", "performance", "estimates", "incidents", "triggers"),
-        *("resampling", "paired", "guards", "gates"),
+        *("resampling", "paired", "guards", "gates", "assignment", "rollout"),
         *("charts", "frame", "driftpage", "performancepage", "pages", "markup"),
     ),
     (
@@ -69,22 +69,11 @@ FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in 
 ADAPTER_OF = {"modelfiles": "registry"}
 # A step may use those named before it.
 STEPS = (
-    *("context", "sampling", "labels", "champion", "plan", "validate", "score", "changes", "quarantine"),
-    *("audit", "explain"),
+    *("context", "sampling", "labels", "champion", "rollout", "plan", "validate", "variants", "score", "changes"),
+    *("quarantine", "audit", "explain", "overview"),
     *("reference", "current", "profile", "estimate", "history", "incidents", "monitor", "calibrate", "notify"),
-    *(
-        "truth",
-        "user_metrics",
-        "measure",
-        "evaluate",
-        "decide",
-        "contest",
-        "disjoint",
-        "retrain",
-        "comparison",
-        "approval",
-    ),
-    *("promote", "restate", "watch"),
+    *("truth", "user_metrics", "measure", "arms", "evaluate", "decide", "contest", "disjoint", "retrain", "comparison"),
+    *("approval", "promote", "restate", "watch"),
 )
 # What the lower floors may import beside the standard library.
 LIBRARIES = {
