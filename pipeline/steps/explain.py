@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from pipeline.verdicts import DriftReport, PerformanceReport
 
 _ANSWERS = {
-    "requested": "the gate ({gate}) asked for a person's approval to make version {version} the champion, until {expires_at},",
-    "approved": "somebody approved that version {version} becomes the champion",
-    "rejected": "somebody rejected that version {version} becomes the champion",
-    "expired": "the request to make version {version} the champion expired: version {champion_version} stays the champion",
-    "superseded": "the request to make version {version} the champion was superseded: it was not promoted as champion",
+    "requested": "job {job} asked for a person's approval, until {expires_at}, to make version {version} the champion: it had "
+    "won the gate ({gate}).",
+    "approved": "somebody approved that version {version} becomes the champion of job {job}.",
+    "rejected": "somebody rejected that version {version} becomes the champion of job {job}.",
+    "expired": "the request to make version {version} the champion of job {job} expired: version {champion_version} stayed.",
+    "superseded": "the request to make version {version} the champion of job {job} was superseded: nothing was moved.",
 }
 _LATEST = 10  # intervals among which a training's causes are looked for
 
@@ -95,7 +96,7 @@ def sentence(decision: Decision) -> str:
             f"{d['champion_version']} was {decision.outcome.replace('_', ' ')}, from {d['effective_at']} on."
         )
     if decision.kind == "approval":
-        return f"At {at} {_ANSWERS[decision.outcome].format(**d)} of job {job}."
+        return f"At {at} {_ANSWERS[decision.outcome].format(job=job, **d)}"
     again, instead = (" again", "withdrawn") if decision.kind == "rollback" else ("", "replaced")
     before = f"; version {d['previous_version']} was {instead}" if d["previous_version"] else ", the first one"
     return f"From {at} on version {d['version']} is{again} the champion of job {job}{before}."
