@@ -30,8 +30,8 @@ Cause = Literal["degradation", "estimate", "drift", "schedule"]
 _NAMED: dict[Cause, str] = {"degradation": "Degradation", "estimate": "Estimated degradation", "drift": "Drift"}
 # A training that did not end within so long was lost with its process, unless the cooldown is longer.
 _LOST_AFTER = timedelta(days=1)
-# A change is learnt from part of what is new and proven on the rest: each part needs rows of its own.
-_SHARES = 5
+# A change is learnt from part of what is new and proven on the rest: each part needs rows and intervals of its own.
+_SHARES, _FEWEST_INTERVALS = 2, 3
 _WEEK, _MONTH = timedelta(days=7), timedelta(days=30)
 
 
@@ -74,8 +74,9 @@ def decide(policy: Retrain, as_of: datetime, known: Known) -> TriggerDecision:
     ``as_of`` never do. A cause needs ``violations`` of the ``of_last`` latest reports, the latest included. Degradation is
     named before what is only estimated, that before drift, and all before the schedule. Nothing starts while the latest
     interval's data is broken (a model would learn the defect), while a training is under way or the cooldown since the
-    last one lasts, while the breaker is open, before ``min_new_rows`` labelled rows have come since the change began and
-    since the last training - twice as many for each training of this change that led to nothing - and beyond the budget.
+    last one lasts, while the breaker is open, before ``min_new_rows`` labelled rows in several intervals have come since
+    the change began and since the last training - twice as many for each training of this change that led to nothing -
+    and beyond the budget.
     """
     halted = len(rejected_in_a_row(known.trainings)) >= policy.breaker.after
     found, why = _cause(policy, as_of, known)
@@ -239,19 +240,16 @@ def _too_little_is_new(policy: Retrain, as_of: datetime, known: Known, found: _F
     trained = [t for t in known.trainings if since is None or t.as_of > since]
     learnt = max((t.learnt_until for t in trained if t.learnt_until is not None), default=None)
     begin = max((moment for moment in (since, learnt) if moment is not None), default=None)
-    rows = sum(count for start, count in known.labelled.items() if begin is None or start >= begin)
+    fresh = [count for start, count in known.labelled.items() if count and (begin is None or start >= begin)]
+    rows = sum(fresh)
     rejected = 0 if since is None else sum(t.outcome == "rejected" and t.is_automatic for t in trained)
     wanted = (policy.min_new_rows or _SHARES * policy.min_rows) * 2**rejected
-    if rows >= wanted:
+    if rows >= wanted and len(fresh) >= _FEWEST_INTERVALS:
         return ""
+    seen = f"{rows} labelled rows in {len(fresh)} intervals are new, {wanted} in {_FEWEST_INTERVALS} are needed."
     if learnt is not None and begin == learnt:
-        return (
-            f"The training as of {format_instant(trained[-1].as_of)} has seen this already: {rows} labelled rows are new, "
-            f"{wanted} are needed."
-        )
-    return (
-        f"Waiting for labels: {rows} rows since {format_instant(begin)} have one, {wanted} are needed." if begin else ""
-    )
+        return f"The training as of {format_instant(trained[-1].as_of)} has seen this already: {seen}"
+    return f"Waiting for labels since {format_instant(begin)}: {seen}" if begin else ""
 
 
 def _over_budget(policy: Retrain, as_of: datetime, trainings: Sequence[Training]) -> str:

@@ -33,6 +33,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "reports",
         "verdicts",
         "policies",
+        "release",
         "job",
         "settings",
         "document",

@@ -268,16 +268,20 @@ def test_a_violation_by_chance_shortly_before_the_change_is_not_its_beginning() 
 
 
 def test_a_change_waits_until_enough_rows_since_have_labels() -> None:
-    waiting = decided(Retrain(**{**EAGER, "min_new_rows": 500}), drift=drifts("sssssssssd"), labelled=400)
+    policy = Retrain(**{**EAGER, "min_new_rows": 500})
+    waiting = decided(policy, drift=drifts("sssssssddd"), labelled=100)
     assert (waiting.fire, waiting.cause) == (False, "drift")
-    assert waiting.reason.endswith("Waiting for labels: 400 rows since 2026-03-10T00:00:00Z have one, 500 are needed.")
-    assert decided(Retrain(**{**EAGER, "min_new_rows": 500}), drift=drifts("ssssssssdd"), labelled=400).fire
+    assert waiting.reason.endswith(
+        "Waiting for labels since 2026-03-08T00:00:00Z: 300 labelled rows in 3 intervals are new, 500 in 3 are needed."
+    )
+    assert decided(policy, drift=drifts("sssssssddd"), labelled=200).fire
+    assert not decided(policy, drift=drifts("ssssssssdd"), labelled=9_999).fire
 
 
-def test_five_times_min_rows_are_new_enough_unless_the_policy_says_otherwise() -> None:
-    policy = Retrain(**{**EAGER, "min_new_rows": None}, min_rows=20)
-    assert not decided(policy, drift=drifts("sssssssssd"), labelled=99).fire
-    assert decided(policy, drift=drifts("sssssssssd"), labelled=100).fire
+def test_twice_min_rows_are_new_enough_unless_the_policy_says_otherwise() -> None:
+    policy = Retrain(**{**EAGER, "min_new_rows": None}, min_rows=90)
+    assert not decided(policy, drift=drifts("sssssssddd"), labelled=59).fire
+    assert decided(policy, drift=drifts("sssssssddd"), labelled=60).fire
 
 
 def test_a_change_that_was_trained_on_needs_new_rows_twice_as_many_each_time() -> None:
@@ -286,7 +290,8 @@ def test_a_change_that_was_trained_on_needs_new_rows_twice_as_many_each_time() -
     again = decided(Retrain(**EAGER), drift=bad, trainings=once, labelled=30)
     assert (again.fire, again.cause, again.since) == (False, "drift", FIRST)
     assert again.reason.endswith(
-        "The training as of 2026-03-07T00:00:00Z has seen this already: 150 labelled rows are new, 200 are needed."
+        "The training as of 2026-03-07T00:00:00Z has seen this already: 150 labelled rows in 5 intervals are new, 200 in 3 are "
+        "needed."
     )
     assert decided(Retrain(**EAGER), drift=bad, trainings=once, labelled=40).fire
     twice = [*once, trained(FIRST + 7 * DAY, "rejected", learnt_until=FIRST + 5 * DAY)]
@@ -297,14 +302,14 @@ def test_a_change_that_was_trained_on_needs_new_rows_twice_as_many_each_time() -
 
 def test_a_new_change_is_not_held_up_by_what_an_older_one_led_to() -> None:
     earlier = [trained(LONG_AGO), trained(FIRST - DAY, "rejected")]
-    assert decided(Retrain(**EAGER), drift=drifts("sssssssssd"), trainings=earlier, labelled=100).fire
+    assert decided(Retrain(**EAGER), drift=drifts("sssssssddd"), trainings=earlier, labelled=40).fire
 
 
 def test_the_schedule_waits_for_new_labels_too() -> None:
     policy = Retrain(every=7 * DAY, cooldown=timedelta(0), min_new_rows=100)
-    last = [trained(FIRST, learnt_until=FIRST + 8 * DAY)]
-    assert not decided(policy, trainings=last, labelled=49).fire
-    assert decided(policy, trainings=last, labelled=50).fire
+    last = [trained(FIRST, learnt_until=FIRST + 5 * DAY)]
+    assert not decided(policy, trainings=last, labelled=19).fire
+    assert decided(policy, trainings=last, labelled=20).fire
 
 
 def test_one_training_is_under_way_at_a_time_until_it_must_be_lost() -> None:
@@ -312,7 +317,7 @@ def test_one_training_is_under_way_at_a_time_until_it_must_be_lost() -> None:
     waiting = decided(Retrain(**EAGER), drift=drifts("d" * 10), trainings=begun)
     assert not waiting.fire
     assert waiting.reason.endswith("The training as of 2026-03-10T21:00:00Z has not ended.")
-    lost = [trained(LONG_AGO), trained(TODAY - DAY, "running")]
+    lost = [trained(LONG_AGO), trained(TODAY - DAY, "running", learnt_until=FIRST)]
     assert decided(Retrain(**EAGER), drift=drifts("d" * 10), trainings=lost).fire
 
 
@@ -321,12 +326,12 @@ def test_one_training_is_under_way_at_a_time_until_it_must_be_lost() -> None:
     [((3, 1), False, "week"), ((8, 1), True, ""), ((29, 20, 9, 8), False, "month"), ((30, 20, 9, 8), True, "")],
 )
 def test_trainings_that_start_by_themselves_have_a_budget(ages: tuple[int, ...], fires: bool, name: str) -> None:
-    spent = [trained(TODAY - age * DAY) for age in ages]
+    spent = [trained(TODAY - age * DAY, learnt_until=LONG_AGO) for age in ages]
     policy = Retrain(**EAGER, budget=Budget(week=2, month=4))
     found = decided(policy, drift=drifts("d" * 10), trainings=spent)
     assert found.fire is fires
     assert (f"trainings a {name} is used up until" in found.reason) is not fires
-    by_hand = [trained(TODAY - age * DAY, is_automatic=False) for age in ages]
+    by_hand = [trained(TODAY - age * DAY, is_automatic=False, learnt_until=LONG_AGO) for age in ages]
     assert decided(policy, drift=drifts("d" * 10), trainings=by_hand).fire
 
 
