@@ -196,9 +196,9 @@ def _mismatch(seen: Sequence[Arms]) -> str:
 
 
 def _ramp(policy: Rollout, seen: Sequence[Arms], share: float, evidence: Evidence, numbers: str) -> Judgement:
-    stay = [arms for arms in seen if arms.share == share]
+    stay = [arms for arms in seen if arms.share == share and arms.gain is not None]
     labels = sum(arms.n_challenger for arms in stay)
-    said = f"{len(stay)} intervals with {labels} labelled rows of the challenger at {share:.0%}"
+    said = f"{len(stay)} compared intervals with {labels} labelled rows of the challenger at {share:.0%}"
     if len(stay) < policy.intervals_per_step or labels < policy.min_labels:
         needed = f"{policy.intervals_per_step} with {policy.min_labels} are needed"
         return Judgement("hold", f"The share stays: {said}, {needed}; {numbers}.", share, evidence)

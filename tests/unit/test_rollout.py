@@ -165,6 +165,8 @@ def test_a_canary_holds_for_labels_and_while_the_challenger_trails():
     few = [arms(n, 0.0, share=0.05, n_challenger=20) for n in range(4)]
     assert "80 labelled rows of the challenger at 5%, 3 with 100 are needed" in judged(CANARY, few, share=0.05).reason
     assert judged(CANARY, few, share=0.05).action == "hold"
+    blind = [arms(n, None, share=0.05) for n in range(9)]
+    assert judged(CANARY, blind, share=0.05).action == "hold"
     trailing = [arms(n, -1.0 - 0.1 * n, share=0.05, error=0.3) for n in range(3)]
     assert "the challenger trails" in judged(CANARY, trailing, share=0.05).reason
     assert judged(CANARY, [arms(n, -0.1, share=0.05, error=0.3) for n in range(3)], share=0.05).action == "advance"
