@@ -203,7 +203,7 @@ def test_a_trial_without_proof_is_given_up_when_its_time_is_over(runtime, make, 
     begin(runtime, job, day, 26, 1, 2)
     ((number, ended),) = live(runtime, job, day, 26, 30).items()
     assert (number, ended.outcome) == (30, "rolled_back")
-    assert ended.reason.startswith("2 intervals have matured, 2 are allowed, without an end")
+    assert ended.reason.startswith("2 intervals (days, if shorter) have matured, 2 are allowed, without an end")
     assert runtime.registry.champion("orders") == 1
 
 
