@@ -189,6 +189,12 @@ def parser() -> argparse.ArgumentParser:
         help="closed_loop: as the job says (default); frozen: never train; always: train and promote every month",
     )
     replay.add_argument(
+        "--against",
+        type=Path,
+        metavar="FILE",
+        help="also live through it under the policies of this job file, and tell what would have been different",
+    )
+    replay.add_argument(
         "--workspace", type=Path, metavar="DIR", help="where everything is written (default: under home)"
     )
     replay.add_argument("--out", type=Path, metavar="FILE", help="also write the JSON report to this file")

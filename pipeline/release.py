@@ -59,13 +59,19 @@ class Rollout(Model):
     )
     share: float = Field(default=0.5, gt=0, lt=1, description="ab: share of the entities that the challenger scores.")
     intervals_per_step: int = Field(
-        default=3, ge=1, description="canary: intervals whose labels matured before the share grows, at least."
+        default=3,
+        ge=1,
+        description="canary: matured intervals (days, if intervals are shorter) that could be compared before the share "
+        "grows, at least.",
     )
     min_labels: int = Field(
         default=100, ge=1, description="canary: labelled rows of the challenger before the share grows, at least."
     )
     max_intervals: int = Field(
-        default=60, ge=1, description="A rollout that has matured for so many intervals without an end is given up."
+        default=60,
+        ge=1,
+        description="A rollout that has matured for so many intervals (days, if they are shorter) without an end is given "
+        "up.",
     )
     confidence: float = Field(
         default=0.95,

@@ -105,6 +105,54 @@ def replay(
         return _summary(runtime, job, policy, course, time.perf_counter() - began)
 
 
+def backtest(
+    job: JobSpec,
+    changed: JobSpec,
+    start: datetime,
+    end: datetime,
+    *,
+    workspace: Path,
+    jobs: Path,
+    progress: Callable[[str], None],
+) -> dict[str, Any]:
+    """Both courses of one history, under the job's policies and under those of ``changed``, beside each other.
+
+    ``present`` and ``changed`` are reports of `replay`; ``difference`` is the second minus the first of each count, of the
+    mean of the metric and of the seconds that trainings took. Raises `InvalidRequest` when the two are about different
+    inputs, labels or tasks, since then it is no change of policy, and what `replay` raises.
+    """
+    fields = [
+        name for name in ("task", "schedule", "features", "labels") if getattr(job, name) != getattr(changed, name)
+    ]
+    if fields or job.metric != changed.metric:
+        raise InvalidRequest(
+            f"the changed job {changed.name!r} is about something else than job {job.name!r}",
+            expected="the same task, schedule, features, labels and metric, and other policies",
+            got=f"other {', '.join(fields or ['performance.metric'])}",
+            left_behind="nothing was replayed",
+            next_step="copy the job file and change its sections checks, drift, performance, retrain or promote only",
+        )
+    reports = {
+        name: replay(
+            spec,
+            start,
+            end,
+            policy="closed_loop",
+            workspace=workspace / name,
+            jobs=jobs,
+            progress=lambda line, name=name: progress(f"{name}: {line}"),  # type: ignore[misc]
+        )
+        for name, spec in (("present", job), ("changed", changed.model_copy(update={"name": job.name})))
+    }
+    counts = ("alerts", "retrains", "promotions", "rollbacks", "training_seconds")
+    difference: dict[str, float | None] = {
+        name: round(reports["changed"][name] - reports["present"][name], 3) for name in counts
+    }
+    means = [reports[name]["metric"]["mean"] for name in ("present", "changed")]
+    difference["metric"] = None if None in means else means[1] - means[0]
+    return {**reports, "difference": difference}
+
+
 def _prepare(workspace: Path) -> None:
     """Start from an empty workspace; only one that an earlier replay made is emptied."""
     if workspace.exists() and any(workspace.iterdir()):

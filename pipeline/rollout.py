@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from pipeline.verdicts import Arms
 
 Action = Literal["advance", "hold", "rollback", "complete"]
-_MINUTES_PER_DAY = 24 * 60
+_SECONDS_PER_DAY = 24 * 60 * 60
+_UNITS = "intervals (days, if shorter)"
 # A gain below this share of the metric is rounding of float64 sums, not a difference between models.
 _ROUNDING = 1e-9
 # A share does not grow while the challenger trails by so many standard errors: holding costs nothing but time.
@@ -59,10 +60,10 @@ class Judgement:
 def judge(policy: Rollout, seen: Sequence[Arms], *, share: float, elapsed: int) -> Judgement:
     """What becomes of the rollout, from its matured intervals ``seen`` by start.
 
-    ``share`` is the present one; ``elapsed`` counts the intervals that have matured since the start, those included that
-    could not be compared. Faults come first, then proof, then the ramp: a ``canary`` advances when its stay is over, enough
-    labels came, and it is neither proven worse nor trailing; ``ab`` and ``shadow`` complete on proof only. Any of them is
-    rolled back when proven worse or when ``max_intervals`` are over.
+    ``share`` is the present one; ``elapsed`` counts the intervals, or whole days of shorter ones, that have matured since the
+    start, those included that could not be compared. Faults come first, then proof, then the ramp: a ``canary`` advances when
+    its stay is over, enough labels came, and it is neither proven worse nor trailing; ``ab`` and ``shadow`` complete on proof
+    only. Any of them is rolled back when proven worse or when ``max_intervals`` are over.
     """
     evidence = compare(seen, 1 - policy.confidence)
     if fault := next((f"{arms.fault} ({arms.start:%Y-%m-%dT%H:%MZ})" for arms in seen if arms.fault), ""):
@@ -77,7 +78,7 @@ def judge(policy: Rollout, seen: Sequence[Arms], *, share: float, elapsed: int) 
     if policy.kind == "canary" and (found := _ramp(policy, seen, share, evidence, numbers)).action != "hold":
         return found
     if elapsed >= policy.max_intervals:
-        reason = f"{elapsed} intervals have matured, {policy.max_intervals} are allowed, without an end: {numbers}."
+        reason = f"{elapsed} {_UNITS} have matured, {policy.max_intervals} are allowed, without an end: {numbers}."
         return Judgement("rollback", reason, share, evidence)
     return found if policy.kind == "canary" else Judgement("hold", f"Not proven yet: {numbers}.", share, evidence)
 
@@ -144,7 +145,7 @@ class _Unit:
 def _whole(seen: Sequence[Arms]) -> list[Arms]:
     """The comparable intervals; of those shorter than a day only whole days, since the last one still changes."""
     usable = [arms for arms in seen if arms.gain is not None and math.isfinite(arms.gain) and _rows(arms) > 0]
-    if not seen or (seen[-1].end - seen[-1].start).total_seconds() >= _MINUTES_PER_DAY * 60:
+    if not seen or (seen[-1].end - seen[-1].start).total_seconds() >= _SECONDS_PER_DAY:
         return usable
     last = seen[-1].end.date()
     return [arms for arms in usable if arms.start.date() < last]
@@ -196,10 +197,10 @@ def _mismatch(seen: Sequence[Arms]) -> str:
 
 
 def _ramp(policy: Rollout, seen: Sequence[Arms], share: float, evidence: Evidence, numbers: str) -> Judgement:
-    stay = [arms for arms in seen if arms.share == share]
-    labels = sum(arms.n_challenger for arms in stay)
-    said = f"{len(stay)} intervals with {labels} labelled rows of the challenger at {share:.0%}"
-    if len(stay) < policy.intervals_per_step or labels < policy.min_labels:
+    own = [arms for arms in _whole(seen) if arms.share == share]
+    stay, labels = len({arms.start.date() for arms in own}), sum(arms.n_challenger for arms in own)
+    said = f"{stay} compared {_UNITS} with {labels} labelled rows of the challenger at {share:.0%}"
+    if stay < policy.intervals_per_step or labels < policy.min_labels:
         needed = f"{policy.intervals_per_step} with {policy.min_labels} are needed"
         return Judgement("hold", f"The share stays: {said}, {needed}; {numbers}.", share, evidence)
     if evidence.trails:
@@ -213,7 +214,7 @@ def _ramp(policy: Rollout, seen: Sequence[Arms], share: float, evidence: Evidenc
 def _numbers(evidence: Evidence, confidence: float) -> str:
     if evidence.gain is None:
         return "no interval could be compared yet"
-    said = f"gain {evidence.gain:.4g} over {evidence.units} comparable days or intervals"
+    said = f"gain {evidence.gain:.4g} over {evidence.units} compared {_UNITS}"
     if math.isinf(evidence.high):
         return f"{said}, too few to prove anything"
     if math.isinf(evidence.low):

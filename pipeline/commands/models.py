@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline import jobfile
 from pipeline.commands import opened
@@ -138,7 +138,7 @@ def _moved(version: int, previous: int | None, at: datetime) -> str:
 
 
 def replay(args: argparse.Namespace) -> Answer:
-    """The course of a job over history."""
+    """The course of a job over history, or with --against two of them."""
     import os
 
     from pipeline import replay
@@ -146,22 +146,41 @@ def replay(args: argparse.Namespace) -> Answer:
 
     settings = Settings.from_env(os.environ)
     job = jobfile.find(args.job, settings.jobs)
-    report = replay.replay(
-        job,
-        args.start,
-        args.end,
-        policy=args.policy,
-        workspace=(args.workspace or settings.home / "replays" / f"{job.name}-{args.policy}").resolve(),
-        jobs=settings.jobs,
-        progress=lambda line: print(line, file=sys.stderr),
-    )
+    name = f"{job.name}-{'against' if args.against else args.policy}"
+    where: dict[str, Any] = {
+        "workspace": (args.workspace or settings.home / "replays" / name).resolve(),
+        "jobs": settings.jobs,
+        "progress": lambda line: print(line, file=sys.stderr),
+    }
+    if args.against:
+        report = replay.backtest(job, jobfile.load(args.against), args.start, args.end, **where)
+        lines = _beside(report)
+    else:
+        report = replay.replay(job, args.start, args.end, policy=args.policy, **where)
+        lines = _course(report)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return report, lines
+
+
+def _course(report: dict[str, Any]) -> list[str]:
     metric = report["metric"]
-    return report, [
+    return [
         f"{report['policy']}: {report['intervals']} intervals, {report['rows_in']} rows in = {report['rows_scored']} scored + "
         f"{report['rows_quarantined']} quarantined",
         f"{metric['name']} {metric['mean']}, {report['alerts']} alerts, {report['retrains']} retrains, "
         f"{report['promotions']} promotions, {report['seconds']} s",
     ]
+
+
+def _beside(report: dict[str, Any]) -> list[str]:
+    """A line per count: under the present policies, under the changed ones, and the difference."""
+    present, changed, difference = report["present"], report["changed"], report["difference"]
+    lines = [f"{'':<18}{'present':>12}{'changed':>12}{'difference':>12}"]
+    for name in ("alerts", "retrains", "promotions", "rollbacks", "training_seconds"):
+        cells = (f"{found:>12.4g}" for found in (present[name], changed[name], difference[name]))
+        lines.append(f"{name.replace('_', ' '):<18}{''.join(cells)}")
+    means = (present["metric"]["mean"], changed["metric"]["mean"], difference["metric"])
+    cells = ("-" if mean is None else f"{mean:.4g}" for mean in means)
+    return [*lines, f"{present['metric']['name']:<18}{''.join(f'{cell:>12}' for cell in cells)}"]

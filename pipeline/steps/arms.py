@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import breakage, engine, metrics
+from pipeline.errors import TerminalError
+from pipeline.intervals import Interval
 from pipeline.policies import HIGHER_IS_BETTER
 from pipeline.steps import measure, plan, variants
 from pipeline.steps.context import LABEL
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 # A 95 % interval reaches so many standard errors to either side.
 _NORMAL_95 = 1.959963984540054
+# A deviation between fewer intervals is hardly known.
+_FEWEST = 7
 
 
 def compared(ctx: JobContext, manifest: Manifest, model: LoadedModel, labelled: pa.Table) -> Arms | None:
@@ -168,11 +172,16 @@ def _arms(
 def _by_day(ctx: JobContext, model: LoadedModel, challenger: Challenger) -> float | None:
     """What the gain varies by from interval to interval at most: as much as both versions together did at training.
 
-    ``None`` when the training showed too few intervals, or another metric.
+    ``None`` when the holdout of either had too few intervals to tell, or was measured by another metric.
     """
-    both = (model.profile.baseline, ctx.load(challenger.model.version).profile.baseline)
+    try:
+        profiles = (model.profile, ctx.load(challenger.model.version).profile)
+    except TerminalError:  # the challenger's own trouble, which scoring reports
+        return None
+    held = [len(list(ctx.job.cadence.split(Interval(found.train_end, found.holdout_end)))) for found in profiles]
+    both = [found.baseline for found in profiles]
     is_known = all(found.metric == ctx.job.metric and found.spread > 0 for found in both)
-    return sum(found.spread for found in both) if is_known else None
+    return sum(found.spread for found in both) if is_known and min(held) >= _FEWEST else None
 
 
 def _error(found: Measured) -> float | None:

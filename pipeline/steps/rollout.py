@@ -195,8 +195,11 @@ def _seen(ctx: JobContext, found: Running, as_of: datetime) -> list[Arms]:
 
 
 def _elapsed(ctx: JobContext, found: Running, as_of: datetime) -> int:
+    """The intervals of the rollout that have matured, or days of shorter ones."""
     cadence = ctx.job.cadence
     first, end = cadence.shift(found.since, -1), cadence.floor(windows.matured_by(ctx.job, as_of))
+    if found.since - first < timedelta(days=1):
+        return max((end.date() - first.date()).days, 0)
     return len(list(cadence.split(Interval(first, end)))) if first < end else 0
 
 

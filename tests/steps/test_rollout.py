@@ -203,7 +203,7 @@ def test_a_trial_without_proof_is_given_up_when_its_time_is_over(runtime, make, 
     begin(runtime, job, day, 26, 1, 2)
     ((number, ended),) = live(runtime, job, day, 26, 30).items()
     assert (number, ended.outcome) == (30, "rolled_back")
-    assert ended.reason.startswith("2 intervals have matured, 2 are allowed, without an end")
+    assert ended.reason.startswith("2 intervals (days, if shorter) have matured, 2 are allowed, without an end")
     assert runtime.registry.champion("orders") == 1
 
 
@@ -271,6 +271,54 @@ def test_a_challenger_that_cannot_score_leaves_its_rows_to_the_champion_and_is_w
     ended = runtime.advance(job, day(27))
     assert (ended.outcome, ended.details["effective_at"]) == ("rolled_back", "2026-01-28T00:00:00Z")
     assert "cannot be used" in ended.reason
+
+
+FRAGILE = """
+from sklearn.compose import ColumnTransformer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
+
+
+def build(job):
+    known = ColumnTransformer([("country", OneHotEncoder(handle_unknown="error"), ["country"])])
+    return make_pipeline(known, LogisticRegression())
+"""
+
+
+@pytest.mark.parametrize("kind", ["ab", "shadow"])
+def test_a_challenger_that_breaks_on_new_values_never_stops_production(
+    runtime, orders_on, tmp_path, day, monkeypatch, kind
+):
+    (tmp_path / "fragile.py").write_text(FRAGILE)
+    monkeypatch.syspath_prepend(tmp_path)
+    world = write_world(tmp_path / "data", first=-9, days=18, rows=200)
+    job = orders_on(world, promote={"mode": "enabled", "rollout": {"kind": kind}})
+    runtime.retrain(job, day(10), bootstrap=True)
+    fragile = job.model_copy(
+        update={"model": job.model.model_copy(update={"trainer": "fragile:build", "parameters": {}})}
+    )
+    trained(runtime, fragile, day, 12)
+    begin(runtime, job, day, 12, 1, 2)
+
+    def with_new_country(table):
+        country = ["xx", *table["country"].to_pylist()[1:-1], "xx"]
+        return table.set_column(table.column_names.index("country"), "country", pa.array(country))
+
+    for number in (13, 14):
+        world.rewrite(number, with_new_country)
+    decisions = live(runtime, job, day, 12, 16)
+    assert set(rows(runtime, job, 13)["model_version"].to_pylist()) == {1}
+    assert rows(runtime, job, 13).num_rows == 200
+    ((number, ended),) = decisions.items()
+    assert ended.outcome == "rolled_back"
+    assert "version 2 cannot score: ValueError: Found unknown categories ['xx']" in ended.reason
+    # A shadow's file is looked at when labels have matured; rows of a split partition are told at once.
+    assert number == (14 if kind == "ab" else 16)
+    if kind == "ab":
+        assert runtime.ledger.manifest("orders", job.interval(day(13))).challenger_fault
+    else:
+        assert rows(runtime, job, 13, "shadow").num_rows == 0
 
 
 def test_a_partition_whose_input_changed_is_made_again_by_both_of_its_versions(runtime, orders_on, tmp_path, day):

@@ -85,7 +85,7 @@ def test_gross_harm_is_found_at_once_where_the_noise_of_days_is_known():
     facts = {"error": 0.03, "by_day": 0.02}
     found = judged(CANARY, [arms(0, -0.3, share=0.05, **facts)], share=0.05)
     assert (found.action, found.evidence.low) == ("rollback", -np.inf)
-    assert "gain -0.3 over 1 comparable days or intervals, 95% at all looks: at most -0." in found.reason
+    assert "gain -0.3 over 1 compared intervals (days, if shorter), 95% at all looks: at most -0." in found.reason
     assert judged(CANARY, [arms(0, -0.1, share=0.05, **facts)], share=0.05).action == "hold"
     assert judged(CANARY, [arms(0, -0.3, share=0.05, error=0.03)], share=0.05).action == "hold"
     assert judged(CANARY, [arms(0, -0.3, share=0.05, error=0.03, by_day=0.2)], share=0.05).action == "hold"
@@ -161,10 +161,18 @@ def test_a_canary_advances_step_by_step_and_completes_after_the_last_share_below
     assert [action for action, _ in shares].index("advance") == 2
 
 
+def test_a_share_does_not_grow_by_the_hour():
+    hours = [arms(n, 0.01 * (-1) ** n, share=0.05, length=timedelta(hours=1)) for n in range(72)]
+    actions = [judged(CANARY, hours[:n], share=0.05, elapsed=n // 24).action for n in (3, 24, 48, 71, 72)]
+    assert actions == ["hold"] * 4 + ["advance"]
+
+
 def test_a_canary_holds_for_labels_and_while_the_challenger_trails():
     few = [arms(n, 0.0, share=0.05, n_challenger=20) for n in range(4)]
     assert "80 labelled rows of the challenger at 5%, 3 with 100 are needed" in judged(CANARY, few, share=0.05).reason
     assert judged(CANARY, few, share=0.05).action == "hold"
+    blind = [arms(n, None, share=0.05) for n in range(9)]
+    assert judged(CANARY, blind, share=0.05).action == "hold"
     trailing = [arms(n, -1.0 - 0.1 * n, share=0.05, error=0.3) for n in range(3)]
     assert "the challenger trails" in judged(CANARY, trailing, share=0.05).reason
     assert judged(CANARY, [arms(n, -0.1, share=0.05, error=0.3) for n in range(3)], share=0.05).action == "advance"
@@ -174,7 +182,7 @@ def test_a_canary_holds_for_labels_and_while_the_challenger_trails():
 def test_a_challenger_that_is_proven_worse_is_rolled_back(policy):
     found = judged(policy, course([-1.0, -1.1, -0.9, -1.0, -1.05]))
     assert found.action == "rollback"
-    assert "proven worse: gain -1.01 over 5 comparable days or intervals, 95% at all looks" in found.reason
+    assert "proven worse: gain -1.01 over 5 compared intervals (days, if shorter), 95% at all looks" in found.reason
 
 
 @pytest.mark.parametrize("policy", [AB, SHADOW], ids=lambda policy: policy.kind)
@@ -185,7 +193,7 @@ def test_a_trial_completes_on_proof_holds_without_and_is_given_up_in_the_end(pol
     given_up = judged(policy, level, elapsed=60)
     assert (given_up.action, given_up.reason.split(":")[0]) == (
         "rollback",
-        "60 intervals have matured, 60 are allowed, without an end",
+        "60 intervals (days, if shorter) have matured, 60 are allowed, without an end",
     )
     assert judged(policy, [], elapsed=60).action == "rollback"
 
