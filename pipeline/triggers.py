@@ -154,8 +154,8 @@ def _onset(
             break
         linked.insert(0, place)
     values = np.array([np.nan if (found := value(report)) is None else found for report in counted])
-    # The latest violations are needed to know that there is a change at all.
-    candidates = linked[: max(len(linked) - policy.violations + 1, 1)]
+    # A single interval is no change yet.
+    candidates = linked[:-1] or linked
     scores = [_contrast(values[:place], values[place:]) for place in candidates]
     return counted[candidates[int(np.argmax(scores))]].start
 

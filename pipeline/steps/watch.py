@@ -96,8 +96,9 @@ def _decision(ctx: JobContext, promotion: Promotion) -> Decision | None:
 
 
 def _is_by_gate(ctx: JobContext, promotion: Promotion) -> bool:
-    """Whether a gate has promoted the version: what a person decided, only a person takes back."""
-    if champion.is_rollback(promotion):
+    """Whether a gate let the version through, for the first time: what a person brought back, only a person takes away."""
+    ruled = [known.model.version for known in ctx.ledger.promotions(ctx.job.name)]
+    if champion.is_rollback(promotion) or ruled.count(promotion.model.version) > 1:
         return False
     gated = ctx.ledger.decisions(ctx.job.name, kind="gate", until=promotion.effective_at)
     return any(d.outcome == "promote" and d.details["challenger_version"] == promotion.model.version for d in gated)
