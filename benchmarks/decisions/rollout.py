@@ -46,6 +46,9 @@ def measure(trials: int = 300, seed: int = 0) -> dict[str, Any]:
         "assignment": _assignment(trials),
         "corrupted_splits": _corrupted(trials, seed),
         "false_positives_of_90_looks": {name: _proofs(world, trials, seed) for name, world in _EQUAL.items()},
+        "beyond_the_promise": {
+            "days like the one before": _proofs(lambda rng: _world(rng, by_day=0.5, alike=0.3), trials, seed)
+        },
         "true_differences": {name: _proofs(world, trials, seed) for name, world in _UNEQUAL.items()},
         "canaries": {name: _canaries(facts, trials, seed) for name, facts in _CHALLENGERS.items()},
     }
@@ -139,16 +142,18 @@ def _world(
     returning: bool = False,
     shares: Sequence[float] = (0.5,) * LOOKS,
     tails: float = 0.0,
+    alike: float = 0.0,
     days: range = range(LOOKS),
 ) -> list[Arms]:
     """Days of losses: entities of their own difficulty, days of their own, and days on which one model is off.
 
     ``gain`` is in standard deviations of a row's loss, ``by_day`` the deviation of the difference from day to day in the
-    same unit; with ``returning`` the same entities come every day; ``tails`` makes losses lognormal.
+    same unit, ``alike`` its autocorrelation; with ``returning`` the same entities come every day; ``tails`` makes losses
+    lognormal.
     """
     places, difficulty = rng.random(_ENTITIES), rng.normal(0, 0.7, _ENTITIES)
     ids = rng.integers(0, 2**63, _ENTITIES, dtype=np.uint64)
-    course = []
+    course, off = [], 0.0
     for number in days:
         if not returning:
             places, difficulty = rng.random(_ENTITIES), rng.normal(0, 0.7, _ENTITIES)
@@ -156,9 +161,10 @@ def _world(
         losses = difficulty + rng.normal(0, 0.7, _ENTITIES) + rng.normal(0, _USUAL)
         if tails:
             losses = np.exp(tails * losses)
+        off = alike * off + np.sqrt(1 - alike**2) * rng.normal()
         share = shares[number]
         mine = places < share
-        losses = losses - mine * (gain + by_day * rng.normal())
+        losses = losses - mine * (gain + by_day * off)
         n, both = int(mine.sum()), [losses[~mine], losses[mine]]
         error = None
         if min(map(len, both)) > 1:
