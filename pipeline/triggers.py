@@ -50,7 +50,8 @@ class Known:
     """What is known when a decision is made.
 
     ``drift`` and ``performance`` are the latest reports in order of their intervals, of several on one interval the last
-    counts; ``trainings`` come in order of ``as_of``; ``labelled`` holds the labelled rows of each interval by its start.
+    counts; ``trainings`` come in order of ``as_of``; ``labelled`` holds the labelled rows of each interval by its start;
+    ``in_rollout`` is the version that is in rollout beside the champion.
     """
 
     champion_version: int
@@ -58,6 +59,7 @@ class Known:
     performance: Sequence[PerformanceReport]
     trainings: Sequence[Training]
     labelled: Mapping[datetime, int]
+    in_rollout: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +75,8 @@ def decide(policy: Retrain, as_of: datetime, known: Known) -> TriggerDecision:
     Only reports on the present champion count; quiet ones (from backfills) and those of intervals that had not ended by
     ``as_of`` never do. A cause needs ``violations`` of the ``of_last`` latest reports, the latest included. Degradation is
     named before what is only estimated, that before drift, and all before the schedule. Nothing starts while the latest
-    interval's data is broken (a model would learn the defect), while a training is under way or the cooldown since the
-    last one lasts, while the breaker is open, before ``min_new_rows`` labelled rows in several intervals have come since
+    interval's data is broken (a model would learn the defect), while a rollout or a training is under way or the cooldown
+    since the last one lasts, while the breaker is open, before ``min_new_rows`` labelled rows in several intervals have come since
     the change began and since the last training - twice as many for each training of this change that led to nothing -
     and beyond the budget.
     """
@@ -83,7 +85,7 @@ def decide(policy: Retrain, as_of: datetime, known: Known) -> TriggerDecision:
     if found is None:
         return TriggerDecision(fire=False, cause="none", reason=why, halted=halted)
     waiting = (
-        _under_way(policy, as_of, known.trainings)
+        _under_way(policy, as_of, known)
         or _resting(policy, as_of, known.trainings)
         or _too_little_is_new(policy, as_of, known, found)
         or _over_budget(policy, as_of, known.trainings)
@@ -209,11 +211,13 @@ def _counted(as_of: datetime, champion_version: int, reports: Sequence[_Report])
     return list(by_interval.values())
 
 
-def _under_way(policy: Retrain, as_of: datetime, trainings: Sequence[Training]) -> str:
-    """What a training that has begun, or began too recently, has to say; empty when nothing."""
-    if not trainings:
+def _under_way(policy: Retrain, as_of: datetime, known: Known) -> str:
+    """What a rollout, and a training that has begun or began too recently, have to say; empty when nothing."""
+    if known.in_rollout is not None:
+        return f"Version {known.in_rollout} is in rollout: what it shows decides first."
+    if not known.trainings:
         return ""
-    last = trainings[-1]
+    last = known.trainings[-1]
     if last.outcome == "running" and as_of < last.as_of + max(policy.cooldown, _LOST_AFTER):
         return f"The training as of {format_instant(last.as_of)} has not ended."
     ready = last.as_of + policy.cooldown

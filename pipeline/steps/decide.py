@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline import incidents, triggers
 from pipeline.reports import Decision, TriggerDecision
-from pipeline.steps import champion
+from pipeline.steps import champion, rollout
 from pipeline.triggers import Known, Training
 
 if TYPE_CHECKING:
@@ -77,12 +77,14 @@ def _known(ctx: JobContext, as_of: datetime) -> Known:
     version = champion.at(ctx, as_of).version
     trainings = _trainings(ctx, as_of)
     performance = ledger.performance(job.name, as_of=as_of, last=_REPORTS)
+    running = rollout.running(ctx, as_of)
     return Known(
         champion_version=version,
         drift=ledger.drift(job.name, ended_by=as_of, last=_REPORTS, loud_on=version),
         performance=ledger.performance(job.name, as_of=as_of, last=_REPORTS, loud_on=version),
         trainings=trainings,
         labelled={report.start: report.n for report in performance},
+        in_rollout=running.challenger if running else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -358,6 +359,14 @@ def test_after_its_rest_an_open_breaker_lets_one_training_try() -> None:
     assert (tried.fire, tried.halted) == (True, True)
     younger = [old[0], trained(TODAY - 29 * DAY, "rejected")]
     assert not decided(policy, trainings=younger, drift=drifts("d" * 10)).fire
+
+
+def test_nothing_is_trained_while_a_version_is_in_rollout() -> None:
+    known = Known(CHAMPION, drifts("d" * 10), (), [], {FIRST + day * DAY: 999 for day in range(10)}, in_rollout=7)
+    found = triggers.decide(Retrain(**EAGER), TODAY, known)
+    assert (found.fire, found.cause) == (False, "drift")
+    assert found.reason.endswith("Version 7 is in rollout: what it shows decides first.")
+    assert triggers.decide(Retrain(**EAGER), TODAY, replace(known, in_rollout=None)).fire
 
 
 def test_a_champion_that_nobody_here_trained_is_no_obstacle() -> None:
