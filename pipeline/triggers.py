@@ -76,9 +76,9 @@ def decide(policy: Retrain, as_of: datetime, known: Known) -> TriggerDecision:
     ``as_of`` never do. A cause needs ``violations`` of the ``of_last`` latest reports, the latest included. Degradation is
     named before what is only estimated, that before drift, and all before the schedule. Nothing starts while the latest
     interval's data is broken (a model would learn the defect), while a rollout or a training is under way or the cooldown
-    since the last one lasts, while the breaker is open, before ``min_new_rows`` labelled rows in several intervals have come since
-    the change began and since the last training - twice as many for each training of this change that led to nothing -
-    and beyond the budget.
+    since the last one lasts, while the breaker is open, before ``min_new_rows`` labelled rows in several intervals have
+    come since the change began and since the last training - twice as many for each training of this change that led to
+    nothing - and beyond the budget.
     """
     halted = len(rejected_in_a_row(known.trainings)) >= policy.breaker.after
     found, why = _cause(policy, as_of, known)
