@@ -263,7 +263,9 @@ class Retrain(Model):
         "that showed the change, if that is enough; backtest: whichever of these predicts the end of the history best.",
     )
     max_history: timedelta = Field(
-        default=timedelta(days=730), gt=timedelta(0), description="expanding: history that is used at most."
+        default=timedelta(days=730),
+        gt=timedelta(0),
+        description="expanding: history that is used at most, and never less than window.",
     )
     holdout: timedelta = Field(
         default=timedelta(days=14),
@@ -279,10 +281,6 @@ class Retrain(Model):
             raise ValueError(
                 f"retrain.violations ({self.violations}) must not be above retrain.of_last ({self.of_last}); lower the first "
                 "or raise the second"
-            )
-        if self.max_history < self.window:
-            raise ValueError(
-                "retrain.max_history must not be shorter than retrain.window; lengthen it or shorten the window"
             )
         if self.holdout >= self.window:
             raise ValueError("retrain.holdout must be shorter than retrain.window; shorten it or lengthen the window")

@@ -58,7 +58,9 @@ def stretches(job: JobSpec, as_of: datetime, since: datetime | None) -> dict[str
     found = {
         "since_change": Interval(job.cadence.floor(since), sliding.end) if since and since < sliding.end else None,
         "sliding": sliding,
-        "expanding": Interval(job.cadence.floor(sliding.end - job.retrain.max_history), sliding.end),
+        "expanding": Interval(
+            job.cadence.floor(sliding.end - max(job.retrain.max_history, job.retrain.window)), sliding.end
+        ),
     }
     policy = job.retrain.window_policy
     names = ("sliding", "expanding", "since_change") if policy == "backtest" else (policy, "sliding")
