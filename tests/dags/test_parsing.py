@@ -201,7 +201,7 @@ def test_the_chain_is_held_together_by_assets_that_name_the_job(airflow):
         }
 
     assert outlets("score") == {"parcels.predictions", "parcels.drift"}
-    assert (causes("evaluate"), outlets("evaluate")) == ({"parcels.drift"}, {"parcels.performance"})
+    assert (causes("evaluate"), outlets("evaluate")) == ({"parcels.drift"}, {"parcels.performance", "parcels.model"})
     assert (causes("retrain"), outlets("retrain")) == ({"parcels.performance"}, {"parcels.model"})
 
 
@@ -224,6 +224,7 @@ def test_pools_come_from_the_environment_because_only_a_deployment_knows_which_e
         "evaluate.evaluate": "few",
         "evaluate.report_unmeasured": "default_pool",
         "evaluate.notify": "default_pool",
+        "evaluate.watch": "one",
         "retrain.decide": "few",
         "retrain.train": "one",
         "operations.sweep": "default_pool",
