@@ -49,6 +49,13 @@ AS_OF = Param(
     None, **_INSTANT, title="As of", description="Only what was known at this instant counts. Manual runs need it."
 )
 REASON = Param("", type="string", maxLength=200, title="Reason", description="Kept with the decision.")
+REQUEST = Param(
+    "",
+    type="string",
+    pattern=r"^(approval-[0-9a-f]{12})?$(?!\n)",
+    title="Request",
+    description="The id of a request for approval. Manual runs need it.",
+)
 QUIET = Param(False, type="boolean", title="Quiet", description="Publish, but never alert, retrain or promote.")
 
 
@@ -132,6 +139,33 @@ def as_of(context: Any, trigger: Asset, field: str) -> datetime | None:
     found = [event.extra for event in (*events, *later)]
     loud = [extra[field] for extra in found if field in extra and not extra.get("quiet")]
     return max(map(_parsed, loud), default=None)
+
+
+def request(context: Any, trigger: Asset) -> str | None:
+    """The request for approval that a run is about: the Param ``request``, or that of the latest event that carries one.
+
+    ``None`` when no event does. Raises `InvalidRequest` for a run that has neither an event nor the Param.
+    """
+    named = context["params"]["request"]
+    if named:
+        return str(named)
+    events = (context.get("triggering_asset_events") or {}).get(trigger, [])
+    if not events:
+        raise InvalidRequest(
+            "no training started this run, so it needs the parameter 'request'",
+            expected="the id of a request for approval, as pipeline status prints it",
+            got="nothing",
+            left_behind="nothing was done",
+            next_step="trigger it again with request set",
+        )
+    waiting = [event.extra for event in events if event.extra.get("outcome") == "awaiting_approval"]
+    return max(waiting, key=lambda extra: _parsed(extra["as_of"]))["decision_ids"][-1] if waiting else None
+
+
+def waited(since: str, until: Any) -> timedelta:
+    """How long somebody took to answer; ``until`` is a time, or the text of one."""
+    end = until if isinstance(until, str) else until.isoformat()
+    return parse_instant(end) - parse_instant(since)
 
 
 def is_quiet(context: Any) -> bool:

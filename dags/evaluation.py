@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def evaluation_dag(job: JobSpec):
     """Return the job's evaluation DAG."""
-    drift, performance = declared.asset(job, "drift"), declared.asset(job, "performance")
+    drift, performance, model = (declared.asset(job, name) for name in ("drift", "performance", "model"))
 
     @dag(
         **declared.arguments(job, "evaluate"),
@@ -39,6 +39,18 @@ def evaluation_dag(job: JobSpec):
             context["outlet_events"][performance].extra = report
             return report
 
+        @task(outlets=[model], pool=declared.TRAINING_POOL)
+        def watch(found, **context):
+            from pipeline import tasks
+
+            if found["quiet"]:
+                raise AirflowSkipException("A quiet evaluation moves no model.")
+            watched = tasks.watch(job.name, found["as_of"])
+            if watched["outcome"] != "rolled_back":  # no event: the model is what it was
+                raise AirflowSkipException(f"No model was moved: {watched['outcome']}.")
+            context["outlet_events"][model].extra = watched
+            return watched
+
         @task
         def report_unmeasured(found):
             from pipeline import tasks
@@ -55,6 +67,7 @@ def evaluation_dag(job: JobSpec):
 
         measured = evaluate()
         report_unmeasured(measured)
+        watch(measured)
         measured >> notify()
 
     return build()

@@ -10,6 +10,7 @@ from airflow.sdk import Param, dag, task
 if TYPE_CHECKING:
     from pipeline.job import JobSpec
 
+PROMOTE, KEEP = "Promote", "Keep the champion"
 BOOTSTRAP = Param(False, type="boolean", title="Bootstrap", description="Train and promote the very first champion.")
 
 
@@ -47,5 +48,64 @@ def retraining_dag(job: JobSpec):
     return build()
 
 
+def approval_dag(job: JobSpec):
+    """Return the DAG that asks a person about a challenger that won; waiting for days it holds up no other training."""
+    from airflow.providers.standard.operators.hitl import HITLOperator
+
+    model = declared.asset(job, "model")
+
+    @dag(
+        **declared.arguments(job, "approve"),
+        schedule=[model],
+        max_active_runs=16,
+        params={"request": declared.REQUEST},
+        doc_md="Ask a person whether a challenger that won the gate becomes the champion.",
+    )
+    def build():
+        @task.short_circuit(pool=declared.SCORING_POOL)
+        def ask(**context):
+            from pipeline import tasks
+
+            request = declared.request(context, model)
+            return request and tasks.ask(job.name, request)
+
+        asked = ask()
+        asked.operator.operator_extra_links = declared.LINKS
+        decide = HITLOperator(
+            task_id="decide",
+            subject="{{ ti.xcom_pull(task_ids='ask')['subject'] }}",
+            body="{{ ti.xcom_pull(task_ids='ask')['body'] }}",
+            options=[PROMOTE, KEEP],
+            defaults=KEEP,
+            params={"reason": declared.REASON},
+            response_timeout=job.promote.approval.expires,
+            execution_timeout=None,
+        )
+
+        @task(outlets=[model], pool=declared.SCORING_POOL)
+        def answer(asked, given, **context):
+            from pipeline import tasks
+
+            by = given["responded_by_user"]
+            report = tasks.answer(
+                job.name,
+                asked,
+                approved=given["chosen_options"] == [PROMOTE],
+                by=by and by["name"],
+                reason=given["params_input"].get("reason") or "",
+                waited=declared.waited(asked["asked_at"], given["responded_at"]),
+            )
+            context["outlet_events"][model].extra = report
+            return report
+
+        asked >> decide
+        answered = answer(asked, decide.output)
+        answered.operator.operator_extra_links = declared.LINKS
+
+    return build()
+
+
 for spec in declared.jobs():
     globals()[f"{spec.name}__retrain"] = retraining_dag(spec)
+    if spec.promote.approval.required:
+        globals()[f"{spec.name}__approve"] = approval_dag(spec)

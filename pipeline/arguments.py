@@ -77,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
     command("status", "Show champion, latest interval, drift, performance and decisions.", job="[JOB]")
     explain = command("explain", "Tell one recorded decision with its numbers, in sentences.", job="")
     explain.add_argument("id", metavar="ID", help="as printed by status, retrain and replay, e.g. gate-1a2b3c4d5e6f")
+    command("audit", "Prove that the record of decisions is unchanged and agrees with the registry.", job="[JOB]")
 
     score = command("score", "Plan, validate, score and publish; prints the manifest.")
     _span(score)
@@ -146,6 +147,16 @@ def parser() -> argparse.ArgumentParser:
         metavar="T",
         help="champion of all intervals that end at or after T, whoever was (default: now)",
     )
+    for verb, text in (
+        ("approve", "Approve the promotion of a challenger that won the gate and waits for it."),
+        ("reject", "Reject it: the champion stays."),
+    ):
+        answer = command(verb, text)
+        answer.add_argument("--id", required=True, metavar="ID", help="the request, e.g. approval-1a2b3c4d5e6f")
+        answer.add_argument("--reason", required=True, metavar="TEXT", help="kept with the decision")
+        answer.add_argument(
+            "--at", type=_instant, metavar="T", help="when it was answered: the promotion's time (default: now)"
+        )
     rollback = command("rollback", "Go back to the previous champion.")
     rollback.add_argument("--reason", required=True, metavar="TEXT", help="kept with the decision")
     rollback.add_argument(
@@ -161,6 +172,11 @@ def parser() -> argparse.ArgumentParser:
         help="of intervals that end at or after T (default: now; not with --restate)",
     )
 
+    rollout = command("rollout", "The course of the job's rollouts, and which one is under way.")
+    rollout.add_argument(
+        "--stop", metavar="REASON", help="withdraw the challenger of the one under way; the champion stays"
+    )
+
     replay = command("replay", "Run the whole loop over history in simulated time.")
     replay.add_argument(
         "--from", dest="start", required=True, type=_instant, metavar="T", help="the first champion is trained here"
@@ -171,6 +187,12 @@ def parser() -> argparse.ArgumentParser:
         choices=("closed_loop", "frozen", "always"),
         default="closed_loop",
         help="closed_loop: as the job says (default); frozen: never train; always: train and promote every month",
+    )
+    replay.add_argument(
+        "--against",
+        type=Path,
+        metavar="FILE",
+        help="also live through it under the policies of this job file, and tell what would have been different",
     )
     replay.add_argument(
         "--workspace", type=Path, metavar="DIR", help="where everything is written (default: under home)"

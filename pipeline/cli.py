@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import arguments
 from pipeline.arguments import WrongUsage
-from pipeline.commands import incidents, jobs, models, partitions
+from pipeline.commands import incidents, jobs, models, partitions, rollouts
 from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Answer]] = {
     "calibrate": jobs.calibrate,
     "status": models.status,
     "explain": models.explain,
+    "audit": models.audit,
     "score": partitions.score,
     "snapshot": partitions.snapshot,
     "restate": partitions.restate,
@@ -78,8 +79,11 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Answer]] = {
     "evaluate": partitions.evaluate,
     "incidents": incidents.incidents,
     "notify": incidents.notify,
+    "rollout": rollouts.rollout,
     "retrain": models.retrain,
     "promote": models.promote,
+    "approve": models.approve,
+    "reject": models.reject,
     "rollback": models.rollback,
     "replay": models.replay,
 }

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _NULL_HASH = np.uint64(0xA0761D6478BD642F)
+# The values of the column ``variant``.
+CHAMPION, CHALLENGER = "champion", "challenger"
 # Values that tell whether a text column has few different ones.
 _PROBED = 1000
 
@@ -98,7 +100,8 @@ def output_schema(job: JobSpec, input_schema: pa.Schema, classes: Sequence[Any])
     """The schema of the job's published files, without metadata.
 
     Key and time columns with their input types; ``prediction`` with the type of the classes, or double; ``score``
-    (binary: probability of the last class) or one ``score_<class>`` per class; ``model_version``.
+    (binary: probability of the last class) or one ``score_<class>`` per class; ``model_version``; and ``variant`` (champion
+    or challenger) in a job whose rollouts split partitions.
     """
     kept = dict.fromkeys((*job.features.key, job.features.time))
     fields = [pa.field(name, input_schema.field(name).type) for name in kept]
@@ -110,17 +113,44 @@ def output_schema(job: JobSpec, input_schema: pa.Schema, classes: Sequence[Any])
             ["score"] if job.task == "binary" else [f"score_{_text(value)}" for value in np.asarray(classes).tolist()]
         )
         fields += [pa.field(name, pa.float64()) for name in scores]
-    return pa.schema([*fields, pa.field("model_version", pa.int32())])
+    variant = [pa.field("variant", pa.string())] if job.promote.rollout.splits else []
+    return pa.schema([*fields, pa.field("model_version", pa.int32()), *variant])
+
+
+def merged(champion: Predictions, challenger: Predictions, is_challengers: NDArray[np.bool_]) -> Predictions:
+    """What two models with the same classes said about rows of which each was given its own, in the order of the rows."""
+
+    def woven(own: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
+        both = np.empty((len(is_challengers), *own.shape[1:]), dtype=np.result_type(own, other))
+        both[~is_challengers], both[is_challengers] = own, other
+        return both
+
+    labels = woven(champion.labels, challenger.labels)
+    if champion.scores is None or challenger.scores is None:
+        return Predictions(labels, None)
+    return Predictions(labels, woven(champion.scores, challenger.scores))
 
 
 def output_batch(
-    batch: pa.RecordBatch, predictions: Predictions, schema: pa.Schema, model_version: int
+    batch: pa.RecordBatch,
+    predictions: Predictions,
+    schema: pa.Schema,
+    model_version: int,
+    *,
+    challenger_version: int = 0,
+    is_challengers: NDArray[np.bool_] | None = None,
 ) -> pa.RecordBatch:
-    """The published rows of ``batch``, in its order, with the ``schema`` of `output_schema`."""
+    """The published rows of ``batch``, in its order, with the ``schema`` of `output_schema`.
+
+    ``challenger_version`` scored the rows that ``is_challengers`` tells, ``model_version`` all others.
+    """
+    other = np.zeros(batch.num_rows, dtype=bool) if is_challengers is None else is_challengers
     computed = {
         "prediction": pa.array(predictions.labels, schema.field("prediction").type),
-        "model_version": pa.array(np.full(batch.num_rows, model_version, dtype=np.int32)),
+        "model_version": pa.array(np.where(other, challenger_version, model_version).astype(np.int32)),
     }
+    if "variant" in schema.names:
+        computed["variant"] = pc.if_else(pa.array(other), CHALLENGER, CHAMPION)
     if predictions.scores is not None:
         names = [name for name in schema.names if name == "score" or name.startswith("score_")]
         # The one binary score is that of the last class.

@@ -113,8 +113,20 @@ class NoChampion(TerminalError):
     """No model version is champion at the time that was asked for."""
 
 
+class FirstChampionRefused(TerminalError):
+    """A first champion was asked for that is not proven better than a constant prediction."""
+
+
 class AliasConflict(TerminalError):
     """The registry's alias and the ledger disagree about the champion."""
+
+
+class AuditFailed(TerminalError):
+    """The record of decisions was changed, or does not agree with the registry; ``jobs`` says what was found of each."""
+
+    def __init__(self, what: str, *, jobs: tuple[dict[str, Any], ...] = (), **evidence: str) -> None:
+        self.jobs = jobs
+        super().__init__(what, **evidence)
 
 
 class ModelTampered(TerminalError):
@@ -155,6 +167,10 @@ class NotDelivered(TransientError):
 
 class PublishConflict(TransientError):
     """Another run published the same partition in the meantime; its file stays, and this run's was removed."""
+
+
+class PromotionConflict(TransientError):
+    """Somebody else moved the champion while this move was prepared; theirs stands, and this one was not begun."""
 
 
 class InputChanged(TransientError):

@@ -5,21 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import ndtr, stdtrit
 
-from pipeline.metrics import Outcomes, evaluator
-from pipeline.policies import HIGHER_IS_BETTER, MetricName, Promote
+from pipeline import guards, paired
+from pipeline.metrics import Outcomes
 from pipeline.reports import GateDecision
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Mapping
+    from typing import Any
 
     from numpy.typing import NDArray
 
-_REPLICATES = 1000
-# Rows of one interval share its weather, its outages and its campaigns, so intervals are resampled as blocks;
-# with fewer blocks than this a block bootstrap has too few distinct replicates, and rows are resampled instead.
-_FEWEST_BLOCKS = 7
+    from pipeline.guards import Levels
+    from pipeline.policies import MetricName
+    from pipeline.release import Promote
+    from pipeline.reports import Guard
+
 # A gain below this share of the metric is rounding of float64 sums, not a difference between models.
 _ROUNDING = 1e-9
 
@@ -32,70 +33,143 @@ def compare(
     challenger: Outcomes,
     interval: NDArray[np.int64],
     seed: int,
+    slices: Mapping[str, Levels] | None = None,
+    min_slice: int = 30,
+    sizes: tuple[int, int] | None = None,
+    slowdown: float | None = None,
 ) -> GateDecision:
     """The decision from both models' outcomes on the same held-out rows.
 
-    Both `Outcomes` hold the same rows in the same order; ``interval`` is the interval index of each row. The gain is
-    the difference of the metric, positive when the challenger is better. Its lower bound is the one-sided percentile
-    bootstrap bound (Efron & Tibshirani 1993, ch. 13) at ``policy.confidence``, paired: one replicate weighs both
-    models' rows alike. The bound is widened for few intervals (see `_tail`). The challenger wins only when that bound
-    is above 0 and the gain reaches ``policy.min_gain``; a tie keeps the champion.
+    Both `Outcomes` hold the same rows in the same order; ``interval`` is the day of each row, or what else its rows
+    share; ``slices`` the slices of each column, of at least ``min_slice`` rows to count. ``sizes`` are the bytes of champion
+    and challenger. ``slowdown`` is how many times as long scoring takes, only where that is beyond the limit (see
+    `pipeline.guards.speed`).
+
+    The gain is the difference of the metric, positive when the challenger is better. The challenger wins when the lower
+    bound of the gain at ``policy.confidence`` (one-sided; see `pipeline.paired.compare`) is above 0 and the gain reaches
+    ``policy.min_gain``; with the criterion ``not_inferior``, when the bound is above minus ``policy.margin``. It is kept out
+    when a guard of `pipeline.guards` is not met. Models that predict alike are a tie, and a tie keeps the champion.
     """
     n = len(challenger)
     if n < policy.min_labels:
         return insufficient(metric, n, f"{n} labelled holdout rows, {policy.min_labels} needed")
-    old, new = evaluator(metric, champion), evaluator(metric, challenger)
-    sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
-    ones = np.ones(n)
-    value_old, value_new = old(ones), new(ones)
-    gain = sign * (value_new - value_old)
+    found = _tested(policy, metric, champion, challenger, interval, seed)
+    if found.outcome == "insufficient_data":
+        return found
+    slice_guard, told = guards.slices(policy, metric, champion, challenger, interval, slices or {}, min_slice)
+    met = (
+        slice_guard,
+        guards.calibration(policy, champion, challenger, interval),
+        guards.churn(policy, champion, challenger),
+        guards.speed(policy, slowdown),
+        *([guards.size(policy, *sizes)] if sizes else []),
+    )
+    return _guarded(found.model_copy(update={"guards": met, "slices": told}))
+
+
+def first(
+    policy: Promote,
+    metric: MetricName,
+    *,
+    outcomes: Outcomes,
+    learnt: NDArray[Any],
+    interval: NDArray[np.int64],
+    seed: int,
+) -> GateDecision:
+    """The decision on a first champion, which has nobody to be compared with but a constant prediction.
+
+    ``outcomes`` are those of its holdout, ``learnt`` the labels it was trained on: the constant is their mean, or their
+    shares of classes with the most frequent one. Proven is as in `compare` with the criterion ``superior``; no guard applies,
+    and no number of labels is asked for beyond what the proof needs.
+    """
+    superior = policy.model_copy(update={"criterion": "superior", "margin": None, "min_gain": 0.0})
+    found = _tested(superior, metric, _constant(outcomes, learnt), outcomes, interval, seed, "a constant prediction")
+    if found.outcome == "insufficient_data":
+        return found.model_copy(update={"reason": found.reason.replace("the champion stays", "nobody is promoted")})
+    told = "it may be the first champion" if found.outcome == "promote" else "nobody is promoted"
+    return found.model_copy(update={"reason": f"{found.reason}; {told}."})
+
+
+def _constant(outcomes: Outcomes, learnt: NDArray[Any]) -> Outcomes:
+    n = len(outcomes)
+    if outcomes.scores is None:
+        return Outcomes(outcomes.truth, np.full(n, np.mean(learnt.astype(np.float64))))
+    shares = np.array([np.mean(learnt == name) for name in outcomes.classes])
+    usual = np.asarray(outcomes.classes)[[int(np.argmax(shares))]]
+    return Outcomes(outcomes.truth, np.repeat(usual, n), np.tile(shares, (n, 1)), outcomes.classes)
+
+
+def _tested(
+    policy: Promote,
+    metric: MetricName,
+    champion: Outcomes,
+    challenger: Outcomes,
+    day: NDArray[np.int64],
+    seed: int,
+    against: str = "the champion",
+) -> GateDecision:
+    """The decision on the metric alone; but for insufficient data, the end of its reason is still to come."""
+    n = len(challenger)
+    old, new, gain = paired.values(metric, champion, challenger) if n else (np.nan,) * 3
     if not np.isfinite(gain):
         return insufficient(metric, n, f"{metric} is undefined on the holdout")
-    unit, units = _units(interval)
-    gains = np.array([sign * (new(w) - old(w)) for w in _weights(unit, units, seed)])
-    # A replicate without a row of one class has no roc_auc; that is at most about one in e of them.
-    low = float(np.quantile(gains[np.isfinite(gains)], _tail(policy.confidence, units)))
-    better = low > _ROUNDING * abs(value_old) and gain >= policy.min_gain
-    numbers = (
-        f"{metric} {value_new:.5g} against the champion's {value_old:.5g} on the same {n} rows: gain {gain:.4g}, "
-        f"lower {100 * policy.confidence:g}% bound {low:.4g} over {units} resampled {'rows' if units == n else 'days'}"
+    test = paired.compare(metric, champion, challenger, day, seed)
+    if test is None:
+        return insufficient(metric, n, f"the {n} holdout rows cannot tell how sure a difference of {metric} is")
+    low, bar = test.low(policy.confidence), 0.0 if policy.margin is None else -policy.margin
+    is_tie = _alike(champion, challenger)
+    # Rounding is no difference.
+    better = low > bar + _ROUNDING * abs(old) and gain >= policy.min_gain + bar and not is_tie
+    needed = (
+        f"a bound above {bar:g}{f' and a gain of at least {policy.min_gain:g}' if policy.min_gain else ''} is needed"
     )
-    needed = f"above 0 and a gain of at least {policy.min_gain:g}" if policy.min_gain else "above 0"
-    reason = f"{numbers}; a bound {needed} is needed; the {'challenger wins' if better else 'champion stays'}."
+    reason = (
+        f"{metric} {new:.5g} against {old:.5g} of {against} on the same {n} rows: gain {gain:.4g}, lower "
+        f"{100 * policy.confidence:g}% bound {low:.4g} ({test.name}); {'both predict alike' if is_tie else needed}"
+    )
     return GateDecision(
         outcome="promote" if better else "keep",
         reason=reason,
         metric=metric,
-        champion=value_old,
-        challenger=value_new,
+        champion=old,
+        challenger=new,
         gain=gain,
         low=low,
         n=n,
+        bar=bar,
+        test=test.name,
+        units=test.units,
+        p_value=test.exceeds(bar),
     )
 
 
-def _units(interval: NDArray[np.int64]) -> tuple[NDArray[np.intp], int]:
-    """What is resampled, as a code per row, and how many there are: the intervals, or the rows of too few intervals."""
-    blocks, block = np.unique(interval, return_inverse=True)
-    if len(blocks) < _FEWEST_BLOCKS:
-        return np.arange(len(interval)), len(interval)
-    return block, len(blocks)
+def _alike(champion: Outcomes, challenger: Outcomes) -> bool:
+    """Whether both models say the same of every row."""
+    if champion.scores is not None and challenger.scores is not None:
+        return bool(np.array_equal(champion.scores, challenger.scores))
+    return bool(np.array_equal(champion.prediction, challenger.prediction))
 
 
-def _weights(unit: NDArray[np.intp], units: int, seed: int) -> Iterator[NDArray[np.float64]]:
-    """Yield the row weights of each replicate: how often the row's unit was drawn."""
-    rng = np.random.default_rng(seed)
-    for _ in range(_REPLICATES):
-        yield np.bincount(rng.integers(units, size=units), minlength=units)[unit].astype(np.float64)
+def _guarded(found: GateDecision) -> GateDecision:
+    """The decision with the end of its reason; kept when a guard is not met, and each that is not is named."""
+    broken = "; ".join(_broken(guard) for guard in found.guards if not guard.is_met)
+    wins = found.outcome == "promote"
+    if not broken:
+        return found.model_copy(
+            update={"reason": f"{found.reason}; the {'challenger wins' if wins else 'champion stays'}."}
+        )
+    reason = f"{found.reason}; {'but' if wins else 'besides,'} {broken}; the champion stays."
+    return found.model_copy(update={"outcome": "keep", "reason": reason})
 
 
-def _tail(confidence: float, units: int) -> float:
-    """The quantile of the replicates that is the lower bound at ``confidence``.
+def _broken(guard: Guard) -> str:
+    limit = "none" if guard.limit is None else f"{guard.limit:g}"
+    return f"the guard {guard.name} (limit {limit}) is not met: {guard.detail}"
 
-    ``1 - confidence`` itself is too narrow for few units: the bootstrap has neither the heavier tail of Student's t
-    nor the ``n - 1`` of an unbiased variance. This is the expanded percentile bound (Hesterberg 2015).
-    """
-    return float(ndtr(-np.sqrt(units / (units - 1)) * stdtrit(units - 1, confidence)))
+
+def refused(metric: MetricName, n: int, why: str) -> GateDecision:
+    """The decision when the comparison would not be fair: the champion stays."""
+    return insufficient(metric, n, why).model_copy(update={"outcome": "refused"})
 
 
 def insufficient(metric: MetricName, n: int, why: str) -> GateDecision:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pipeline.intervals import format_instant
 from pipeline.verdicts import DriftReport, Incident
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.verdicts import ColumnDrift, IncidentKind, News, PerformanceReport, Tier
 
 ESTIMATED = "degradation:estimated"
+_HALTED: Literal["retraining_halted"] = "retraining_halted"
 # One interval without the cause may be luck; two in a row end it.
 _CLEAR_TO_CLOSE = 2
 # Late and repeated reports are recognised this many intervals back; what is older counts as counted.
@@ -64,7 +65,21 @@ def update(
     after = [_followed(incident, shown.get(incident.cause), report) for incident in open]
     changed = [new for old, new in zip(open, after, strict=True) if new != old]
     known = {incident.cause for incident in open}
-    return changed + [_opened(sign, report) for cause, sign in shown.items() if cause not in known]
+    return changed + [_made(report.job, sign, report.start) for cause, sign in shown.items() if cause not in known]
+
+
+def of_breaker(known: Sequence[Incident], job: str, as_of: datetime, halted: bool, reason: str) -> list[Incident]:
+    """The incident that a breaker opens when trainings have led to nothing, and that their success closes; as `update`.
+
+    ``known`` are the job's incidents; it is one incident however long it lasts.
+    """
+    lasting = [incident for incident in known if incident.kind == _HALTED and incident.status == "open"]
+    if halted and not lasting:
+        return [_made(job, _Sign(_HALTED, _HALTED, "ticket", (), reason), as_of)]
+    if halted:
+        return []
+    ended = {"status": "closed", "closed": as_of, "clear": (as_of,)}
+    return [incident.model_copy(update=ended) for incident in lasting if incident.latest < as_of]
 
 
 def news(before: Incident | None, after: Incident) -> News | None:
@@ -81,21 +96,21 @@ def news(before: Incident | None, after: Incident) -> News | None:
     return "escalated" if _LOUDNESS.index(after.tier) > _LOUDNESS.index(before.tier) else None
 
 
-def _opened(sign: _Sign, report: DriftReport | PerformanceReport) -> Incident:
-    content = json.dumps([report.job, sign.cause, format_instant(report.start)])
+def _made(job: str, sign: _Sign, start: datetime) -> Incident:
+    content = json.dumps([job, sign.cause, format_instant(start)])
     return Incident(
         id=f"incident-{hashlib.sha256(content.encode()).hexdigest()[:12]}",
-        job=report.job,
+        job=job,
         cause=sign.cause,
         kind=sign.kind,
         tier=sign.tier,
         status="open",
         columns=sign.columns,
-        opened=report.start,
-        latest=report.start,
+        opened=start,
+        latest=start,
         intervals=1,
         reason=sign.reason,
-        shown=(report.start,),
+        shown=(start,),
     )
 
 
@@ -139,6 +154,8 @@ def _covers(incident: Incident, start: datetime) -> bool:
 
 def _is_absent(incident: Incident, report: DriftReport | PerformanceReport) -> bool:
     """Whether the report, which does not show the incident's cause, has looked for it and could have seen it."""
+    if incident.kind == _HALTED:
+        return False
     is_of_drift = incident.kind in _OF_DRIFT or incident.cause == ESTIMATED
     if is_of_drift and isinstance(report, DriftReport):
         return _is_estimate_sound(incident, report) if _is_of_estimate(incident) else _is_judged(incident, report)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import AwareDatetime, Field, field_validator, model_validator
 
@@ -25,11 +25,11 @@ from pipeline.policies import (
     Model,
     Name,
     Performance,
-    Promote,
     Retrain,
     Share,
     Task,
 )
+from pipeline.release import Promote
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -155,6 +155,11 @@ class ModelSpec(Model):
     parameters: dict[str, bool | int | float | str] = Field(
         default_factory=dict, description="Parameters of the built-in trainer's scikit-learn estimator."
     )
+    candidates: dict[Name, dict[str, bool | int | float | str]] = Field(
+        default_factory=dict,
+        description="Other settings that compete with parameters in every training: a name and the parameters that differ. "
+        "The best on the latest part of the training data becomes the challenger.",
+    )
     trusted_types: tuple[str, ...] = Field(
         default=(), description="Further Python types that a saved model of the user's own trainer may contain (skops)."
     )
@@ -217,7 +222,8 @@ class JobSpec(Model):
     def _name_conflicts(self) -> Iterator[str]:
         f = self.features
         # The output's fixed names, and what the key already occupies in the published file.
-        taken = {*OUTPUT_COLUMNS, *(part.split("=")[0] for part in self.cadence.partition.split("/"))}
+        variant = ("variant",) if self.promote.rollout.splits else ()
+        taken = {*OUTPUT_COLUMNS, *variant, *(part.split("=")[0] for part in self.cadence.partition.split("/"))}
         for column in (*f.key, f.time):
             if column in taken or column.startswith("score_"):
                 yield f"features column {column!r} is a name that published files use themselves; rename it in the input"
@@ -232,6 +238,9 @@ class JobSpec(Model):
         for column in self.drift.thresholds:
             if column not in self.drift_columns:
                 yield f"drift.thresholds names {column!r}, which is neither in features.columns nor 'prediction'"
+        for column in self.promote.rollout.key or ():
+            if column not in self.features.key:
+                yield f"promote.rollout.key names {column!r}, which is not in features.key; name columns of the key only"
         metric, usable = self.performance.metric, DECIDING[self.task]
         if metric and metric not in METRICS[self.task]:
             yield f"performance.metric {metric!r} does not fit task {self.task!r}; use one of {', '.join(usable)}"
@@ -263,6 +272,11 @@ class JobSpec(Model):
         return (*self.features.columns, "prediction", *(MISSING + name for name in (*numbers, "prediction")))
 
     @property
+    def entity(self) -> tuple[str, ...]:
+        """The key columns that make an entity of a rollout: ``promote.rollout.key``, or else the whole key."""
+        return self.promote.rollout.key or self.features.key
+
+    @property
     def feature_partition(self) -> str:
         """The strftime template of feature folders: as declared, or else by interval."""
         return self.cadence.partition if self.features.partition is None else self.features.partition
@@ -287,7 +301,7 @@ class JobSpec(Model):
 
     def scoring_digest(self) -> str:
         """SHA-256 (hex) of the fields that decide what a published file contains; places and policies are left out."""
-        parts = {
+        parts: dict[str, Any] = {
             "name": self.name,
             "task": self.task,
             "interval": self.schedule.interval,
@@ -296,4 +310,6 @@ class JobSpec(Model):
             "columns": {name: column.type for name, column in self.features.columns.items()},
             "checks": self.checks.model_dump(mode="json"),
         }
+        if self.promote.rollout.splits:
+            parts["variants"] = True
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

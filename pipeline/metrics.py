@@ -93,7 +93,7 @@ def measure(metric: MetricName, outcomes: Outcomes) -> Measured:
         return _measure_macro_f1(outcomes)
     if metric == "calibration_error":
         return _measure_calibration(outcomes)
-    losses = _row_losses(metric, outcomes)
+    losses = row_losses(metric, outcomes)
     if metric == "accuracy":
         return _wilson(losses)
     if metric == "rmse":
@@ -129,7 +129,7 @@ def evaluator(metric: MetricName, outcomes: Outcomes) -> Callable[[Floats], floa
         return _roc_auc(outcomes)
     if metric == "macro_f1":
         return _macro_f1(outcomes)
-    losses = _row_losses(metric, outcomes)
+    losses = row_losses(metric, outcomes)
     if metric == "rmse":
         return lambda weights: math.sqrt(_mean(losses, weights))
     return lambda weights: _mean(losses, weights)
@@ -160,7 +160,8 @@ def _mean(values: Floats, weights: Floats) -> float:
     return float(values @ weights) / total if total else math.nan
 
 
-def _row_losses(metric: MetricName, outcomes: Outcomes) -> Floats:
+def row_losses(metric: MetricName, outcomes: Outcomes) -> Floats:
+    """Per row what the metric is the mean of; hits for accuracy, squares for rmse. Not for roc_auc and macro_f1."""
     truth, prediction = outcomes.truth, outcomes.prediction
     losses: Floats
     if metric in ("mae", "rmse", "bias"):
@@ -280,15 +281,15 @@ def _wins(scores: Floats, others: Floats) -> Floats:
     return (below + reached) / (2 * len(others))
 
 
-def _codes(outcomes: Outcomes) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-    """What happened and what was predicted as numbers, and how many classes occur in either."""
+def class_codes(outcomes: Outcomes) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+    """What happened and what was predicted as numbers ``(n,)``, and how many classes occur in either."""
     both = pa.array(np.concatenate([outcomes.truth, outcomes.prediction])).dictionary_encode()
     happened, predicted = np.split(both.indices.to_numpy(), 2)
     return happened, predicted, len(both.dictionary)
 
 
 def _macro_f1(outcomes: Outcomes) -> Callable[[Floats], float]:
-    happened, predicted, count = _codes(outcomes)
+    happened, predicted, count = class_codes(outcomes)
     hit = happened == predicted
 
     def value(weights: Floats) -> float:
@@ -300,17 +301,22 @@ def _macro_f1(outcomes: Outcomes) -> Callable[[Floats], float]:
     return value
 
 
-def _measure_macro_f1(outcomes: Outcomes) -> Measured:
-    happened, predicted, count = _codes(outcomes)
+def macro_f1_pulls(outcomes: Outcomes) -> tuple[float, Floats]:
+    """The macro_f1 of at least one row, and per row how much one more of its kind changes it, ``n`` times (delta method)."""
+    happened, predicted, count = class_codes(outcomes)
     hit = happened == predicted
     sizes = np.bincount(happened, minlength=count) + np.bincount(predicted, minlength=count)
     scores = 2 * np.bincount(happened[hit], minlength=count) / sizes
-    # How much the mean changes, n times, with one more row of this outcome: d(2 h / s) = (2 dh - f ds) / s.
+    # d(2 h / s) = (2 dh - f ds) / s
     pull = (2 * hit - scores[happened]) / sizes[happened] - scores[predicted] / sizes[predicted]
-    found, n = float(np.mean(scores)), len(outcomes)
-    if n < 2:
+    return float(np.mean(scores)), pull * (len(outcomes) / count)
+
+
+def _measure_macro_f1(outcomes: Outcomes) -> Measured:
+    found, pulls = macro_f1_pulls(outcomes)
+    if (n := len(outcomes)) < 2:
         return Measured.of(found)
-    reach = float(stdtrit(n - 1, 1 - _TAIL)) * float(np.std(pull, ddof=1)) * math.sqrt(n) / count
+    reach = float(stdtrit(n - 1, 1 - _TAIL)) * float(np.std(pulls, ddof=1)) / math.sqrt(n)
     return Measured.of(found, max(0.0, found - reach), min(1.0, found + reach))
 
 
@@ -323,12 +329,8 @@ def _measure_calibration(outcomes: Outcomes) -> Measured:
     scores, n = _scores(outcomes)[:, -1], len(outcomes)
     if not np.isfinite(scores).all():
         return Measured(None)
-    at = (np.arange(1, _BINS) * n) // _BINS
-    edges = np.unique(np.partition(scores, at)[at])
-    # Equal scores share a bin, whatever their order.
-    bin_of = np.searchsorted(edges, scores, side="right")
-    size = np.bincount(bin_of, minlength=len(edges) + 1)
-    gap = _is_positive(outcomes) - scores
+    gap, bin_of = calibration_bins(outcomes)
+    size = np.bincount(bin_of)
     sums, squares = np.bincount(bin_of, gap, len(size)), np.bincount(bin_of, gap**2, len(size))
     chance = np.sqrt(np.bincount(bin_of, np.clip(scores * (1 - scores), 0, None), len(size))) / n
     # The mean of a folded normal distribution is sqrt(2/pi) of its deviation.
@@ -339,6 +341,15 @@ def _measure_calibration(outcomes: Outcomes) -> Measured:
     reach = _NORMAL_95 * max(math.sqrt(float(spread.sum())), math.sqrt(float(np.sum((chance * n) ** 2)))) / n
     ends = (_without(end, noise) for end in (value, value - reach, value + reach))
     return Measured.of(*ends)
+
+
+def calibration_bins(outcomes: Outcomes) -> tuple[Floats, NDArray[np.intp]]:
+    """Per row what happened (0 or 1) minus its finite probability, and which of up to 10 equally full bins it lies in."""
+    scores, n = _scores(outcomes)[:, -1], len(outcomes)
+    at = (np.arange(1, _BINS) * n) // _BINS
+    # Equal scores share a bin, whatever their order; the least score may be an edge, with nothing below.
+    edges = np.unique(np.partition(scores, at)[at])
+    return _is_positive(outcomes) - scores, np.searchsorted(edges, scores, side="right")
 
 
 def _without(value: float, noise: float) -> float:

@@ -17,6 +17,7 @@ from importlib.metadata import version as installed
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
@@ -39,10 +40,11 @@ TRUSTED_TYPES = (
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.utils.validation.check_array",
 )
-_MODEL, _PROFILE, _REFERENCE, _REQUIREMENTS, _PYTHON = (
+_MODEL, _PROFILE, _REFERENCE, _LEARNT, _REQUIREMENTS, _PYTHON = (
     "model.skops",
     "profile.json",
     "reference.parquet",
+    "learnt.parquet",
     "requirements.txt",
     "python_env.yaml",
 )
@@ -66,16 +68,19 @@ def write(
     signature_output: NDArray[Any],
     profile: Profile,
     reference: pa.Table,
+    learnt: NDArray[np.uint64],
     as_of: datetime,
 ) -> dict[str, bytes]:
     """The files of a version: a function of the arguments and of installed library versions only.
 
-    MLflow's own loaders accept them. Raises `TrainerFailed` when skops cannot save the estimator.
+    ``learnt`` holds the ascending identities of the rows that it was trained on. MLflow's own loaders accept the files.
+    Raises `TrainerFailed` when skops cannot save the estimator.
     """
     files = {
         _MODEL: _canonical_skops(estimator),
         _PROFILE: _json(profile.model_dump(mode="json")),
         _REFERENCE: _parquet(reference),
+        _LEARNT: _parquet(pa.table({"row": learnt})),
         _REQUIREMENTS: "".join(
             f"{name}=={installed(name)}\n" for name in ("mlflow", "numpy", "pandas", "scikit-learn", "scipy", "skops")
         ).encode(),
@@ -88,6 +93,11 @@ def write(
 def digests(files: Mapping[str, bytes]) -> dict[str, str]:
     """The SHA-256 (hex) of each file."""
     return {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
+
+
+def model_bytes(files: Mapping[str, bytes]) -> int:
+    """How large the estimator's file is; profile and reference, which do not score, are left out."""
+    return len(files[_MODEL])
 
 
 def model_digest(digests: Mapping[str, str]) -> str:
@@ -150,8 +160,10 @@ def verify_tags(there: Mapping[str, str], registered: RegisteredModel) -> None:
             )
 
 
-def read(files: Mapping[str, bytes], ref: ModelRef, trusted_types: Sequence[str]) -> tuple[Any, Profile, pa.Table]:
-    """The estimator, the profile and the reference sample of verified ``files``.
+def read(
+    files: Mapping[str, bytes], ref: ModelRef, trusted_types: Sequence[str]
+) -> tuple[Any, Profile, pa.Table, NDArray[np.uint64]]:
+    """The estimator, the profile, the reference sample and the identities of the training rows of verified ``files``.
 
     The estimator may consist of `TRUSTED_TYPES`, of what skops trusts by itself, and of ``trusted_types``; anything
     else is `ModelTampered`. Raises `TerminalError` when this environment cannot load it.
@@ -176,7 +188,11 @@ def read(files: Mapping[str, bytes], ref: ModelRef, trusted_types: Sequence[str]
             got=f"{type(err).__name__}: {err}",
             next_step="install those versions, or train again with 'pipeline retrain'",
         ) from err
-    return estimator, Profile.model_validate_json(files[_PROFILE]), pq.read_table(io.BytesIO(files[_REFERENCE]))
+    learnt = np.empty(0, dtype=np.uint64)
+    if _LEARNT in files:  # versions of before it was kept have none
+        learnt = pq.read_table(io.BytesIO(files[_LEARNT]))["row"].to_numpy()
+    profile = Profile.model_validate_json(files[_PROFILE])
+    return estimator, profile, pq.read_table(io.BytesIO(files[_REFERENCE])), learnt
 
 
 def _mlmodel(files: Mapping[str, bytes], frame: pd.DataFrame, output: NDArray[Any], as_of: datetime) -> dict[str, Any]:

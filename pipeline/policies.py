@@ -212,6 +212,24 @@ class Performance(Model):
     )
 
 
+class Budget(Model):
+    """How many trainings may start by themselves; those that somebody asks for are not counted."""
+
+    week: int = Field(default=2, ge=1, description="Trainings in any seven days.")
+    month: int = Field(default=4, ge=1, description="Trainings in any thirty days.")
+
+
+class Breaker(Model):
+    """When trainings stop starting by themselves because they lead to nothing."""
+
+    after: int = Field(default=3, ge=1, description="Trainings in a row whose challenger was not promoted.")
+    rest: timedelta = Field(
+        default=timedelta(days=60),
+        gt=timedelta(0),
+        description="So long nothing is trained then; afterwards one training may try. A promotion ends it at once.",
+    )
+
+
 class Retrain(Model):
     """When and on what a challenger is trained."""
 
@@ -226,7 +244,29 @@ class Retrain(Model):
     cooldown: timedelta = Field(
         default=timedelta(days=14), ge=timedelta(0), description="Shortest time between the starts of two trainings."
     )
+    estimates: bool = Field(
+        default=True,
+        description="Whether degradation that is only estimated, before labels, counts as a violation too.",
+    )
+    min_new_rows: int | None = Field(
+        default=None,
+        ge=1,
+        description="Labelled rows that must have come since the last training, and since the change that asks for one. Doubled "
+        "by each training of the same change that led to nothing. Default: twice min_rows.",
+    )
+    budget: Budget = Field(default_factory=Budget, description="How many trainings may start by themselves.")
+    breaker: Breaker = Field(default_factory=Breaker, description="When trainings stop because they lead to nothing.")
     window: timedelta = Field(default=timedelta(days=60), gt=timedelta(0), description="Labelled history that is used.")
+    window_policy: Literal["sliding", "expanding", "since_change", "backtest"] = Field(
+        default="backtest",
+        description="sliding: the latest window; expanding: all history up to max_history; since_change: from the first interval "
+        "that showed the change, if that is enough; backtest: whichever of these predicts the end of the history best.",
+    )
+    max_history: timedelta = Field(
+        default=timedelta(days=730),
+        gt=timedelta(0),
+        description="expanding: history that is used at most, and never less than window.",
+    )
     holdout: timedelta = Field(
         default=timedelta(days=14),
         gt=timedelta(0),
@@ -245,19 +285,3 @@ class Retrain(Model):
         if self.holdout >= self.window:
             raise ValueError("retrain.holdout must be shorter than retrain.window; shorten it or lengthen the window")
         return self
-
-
-class Promote(Model):
-    """When a challenger replaces the champion: the evidence that the gate asks for."""
-
-    mode: Literal["disabled", "dry_run", "enabled"] = Field(
-        default="dry_run",
-        description="disabled: never compare; dry_run: compare and record, move nothing; enabled: move the champion alias.",
-    )
-    confidence: float = Field(
-        default=0.95, ge=0.5, lt=1, description="One-sided confidence that the challenger is better."
-    )
-    min_gain: float = Field(
-        default=0.0, ge=0, description="Smallest gain in the job's metric that is worth a promotion."
-    )
-    min_labels: int = Field(default=100, ge=10, description="Labelled holdout rows needed for a decision.")

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
 
+    import numpy as np
     import pandas as pd
     import pyarrow as pa
     from mlflow.entities.model_registry import ModelVersion
@@ -64,12 +65,14 @@ _loaded: dict[tuple[str, str, int, str, tuple[str, ...]], LoadedModel] = {}
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A verified model version in memory: its fitted estimator, its profile, and its reference sample."""
+    """A verified model version in memory: its estimator, profile, reference sample, and what it learnt from."""
 
     ref: ModelRef
     estimator: Any
     profile: Profile
     reference: pa.Table
+    learnt: NDArray[np.uint64]
+    size: int  # bytes of the estimator's file
 
 
 class Registry:
@@ -92,6 +95,7 @@ class Registry:
         signature_output: NDArray[Any],
         profile: Profile,
         reference: pa.Table,
+        learnt: NDArray[np.uint64],
         as_of: datetime,
         parameters: Mapping[str, str],
         metrics: Mapping[str, float],
@@ -109,6 +113,7 @@ class Registry:
             signature_output=signature_output,
             profile=profile,
             reference=reference,
+            learnt=learnt,
             as_of=as_of,
         )
         digests = modelfiles.digests(files)
@@ -136,14 +141,19 @@ class Registry:
 
     def versions(self, name: str) -> list[int]:
         """All versions of ``name`` in ascending order; empty when the model does not exist."""
-        found, token = [], None
+        return sorted(self.tags(name))
+
+    def tags(self, name: str) -> dict[int, dict[str, str]]:
+        """The tags of every version of ``name``; empty when the model does not exist."""
+        found: dict[int, dict[str, str]] = {}
+        token = None
         with self._asking(f"list the versions of model {name!r}"):
             while True:
                 page = self._client.search_model_versions(f"name = '{name}'", page_token=token)
-                found += [int(version.version) for version in page]
+                found |= {int(version.version): dict(version.tags) for version in page}
                 token = page.token
                 if not token:
-                    return sorted(found)
+                    return found
 
     def move_alias(self, name: str, version: int, *, expected: int | None) -> None:
         """Point ``champion`` at ``version``, provided that it points at ``expected`` (``None``: nowhere) now.
@@ -204,8 +214,9 @@ class Registry:
     def _load(self, registered: RegisteredModel, trusted_types: Sequence[str]) -> LoadedModel:
         files = self._fetch(registered)
         modelfiles.verify(files, registered)
-        estimator, profile, reference = modelfiles.read(files, registered.model, trusted_types)
-        return LoadedModel(registered.model, estimator, profile, reference)
+        return LoadedModel(
+            registered.model, *modelfiles.read(files, registered.model, trusted_types), modelfiles.model_bytes(files)
+        )
 
     def _fetch(self, registered: RegisteredModel) -> dict[str, bytes]:
         """The content of a version's files, in memory: what is verified is what is loaded.

@@ -20,6 +20,7 @@ from pipeline.errors import (
 )
 from pipeline.intervals import Interval, format_instant
 from pipeline.policies import HIGHER_IS_BETTER
+from pipeline.release import Approval
 from pipeline.reports import TriggerDecision
 from pipeline.runtime import Runtime, intervals
 from pipeline.settings import Settings
@@ -53,6 +54,8 @@ class _Course:
     alerts: int = 0
     retrains: int = 0
     promotions: int = 0
+    rollbacks: int = 0
+    training_seconds: float = 0.0
     seconds: list[float] = field(default_factory=list)
 
 
@@ -77,10 +80,10 @@ def replay(
     lived = intervals(job, start, end)
     _prepare(workspace)
     clock = _Clock(start)
-    # The policy decides here; a job that is still careful (dry_run) would otherwise replay as frozen.
+    # The policy decides here; a job that is still careful (dry_run, or asks a person) would otherwise replay as frozen.
     job = job.model_copy(
         update={
-            "promote": job.promote.model_copy(update={"mode": "enabled"}),
+            "promote": job.promote.model_copy(update={"mode": "enabled", "approval": Approval()}),
             "output": job.output.model_copy(update={"uri": str(workspace / "outputs" / job.name)}),
         }
     )
@@ -100,6 +103,54 @@ def replay(
         except (LabelsOverdue, ContractViolation) as error:
             progress(str(error))
         return _summary(runtime, job, policy, course, time.perf_counter() - began)
+
+
+def backtest(
+    job: JobSpec,
+    changed: JobSpec,
+    start: datetime,
+    end: datetime,
+    *,
+    workspace: Path,
+    jobs: Path,
+    progress: Callable[[str], None],
+) -> dict[str, Any]:
+    """Both courses of one history, under the job's policies and under those of ``changed``, beside each other.
+
+    ``present`` and ``changed`` are reports of `replay`; ``difference`` is the second minus the first of each count, of the
+    mean of the metric and of the seconds that trainings took. Raises `InvalidRequest` when the two are about different
+    inputs, labels or tasks, since then it is no change of policy, and what `replay` raises.
+    """
+    fields = [
+        name for name in ("task", "schedule", "features", "labels") if getattr(job, name) != getattr(changed, name)
+    ]
+    if fields or job.metric != changed.metric:
+        raise InvalidRequest(
+            f"the changed job {changed.name!r} is about something else than job {job.name!r}",
+            expected="the same task, schedule, features, labels and metric, and other policies",
+            got=f"other {', '.join(fields or ['performance.metric'])}",
+            left_behind="nothing was replayed",
+            next_step="copy the job file and change its sections checks, drift, performance, retrain or promote only",
+        )
+    reports = {
+        name: replay(
+            spec,
+            start,
+            end,
+            policy="closed_loop",
+            workspace=workspace / name,
+            jobs=jobs,
+            progress=lambda line, name=name: progress(f"{name}: {line}"),  # type: ignore[misc]
+        )
+        for name, spec in (("present", job), ("changed", changed.model_copy(update={"name": job.name})))
+    }
+    counts = ("alerts", "retrains", "promotions", "rollbacks", "training_seconds")
+    difference: dict[str, float | None] = {
+        name: round(reports["changed"][name] - reports["present"][name], 3) for name in counts
+    }
+    means = [reports[name]["metric"]["mean"] for name in ("present", "changed")]
+    difference["metric"] = None if None in means else means[1] - means[0]
+    return {**reports, "difference": difference}
 
 
 def _prepare(workspace: Path) -> None:
@@ -132,28 +183,37 @@ def _live(runtime: Runtime, job: JobSpec, interval: Interval, policy: Policy, co
         runtime.require_measured(job, interval.end)
     except (LabelsOverdue, ContractViolation) as error:
         trouble = str(error)
+    moved = runtime.advance(job, interval.end)
+    course.promotions += moved is not None and moved.outcome == "completed"
     course.alerts += (drift.verdict == "drift") + sum(r.verdict == "drift" for r in evaluated)
     acted = _act(runtime, job, interval, policy, course)
     value = f"{job.metric} {evaluated[-1].value:.4g}" if evaluated and evaluated[-1].value is not None else ""
     return (
         f"{label}  {manifest.rows_scored} scored, {manifest.rows_quarantined} quarantined, version "
-        f"{manifest.model_version}, {drift.verdict}  {value}  {acted}  {trouble}"
+        f"{manifest.model_version}, {drift.verdict}  {value}  {acted}  {f'rollout {moved.outcome}' if moved else ''}  {trouble}"
     ).rstrip()
 
 
 def _act(runtime: Runtime, job: JobSpec, interval: Interval, policy: Policy, course: _Course) -> str:
     as_of, trigger = interval.end, None
     if policy == "closed_loop":
+        watched = runtime.watch(job, as_of)
+        if watched is not None and watched.outcome == "rolled_back":
+            course.rollbacks += 1
+            return f"rolled back to version {watched.back_to}, {len(watched.restated)} intervals restated"
         trigger = runtime.decide(job, as_of)
     elif policy == "always" and _completes_month(job, interval):
         trigger = TriggerDecision(fire=True, cause="schedule", reason="The labels of a month are complete.")
     if trigger is None or not trigger.fire:
         return ""
     course.retrains += 1
+    began = time.perf_counter()
     try:
         report = runtime.retrain(job, as_of, trigger=trigger, force=policy == "always")
     except (NotEnoughLabels, ContractViolation) as error:
         return str(error)
+    finally:
+        course.training_seconds += time.perf_counter() - began
     course.promotions += report.outcome == "promoted"
     return f"retrained ({trigger.cause}): {report.outcome}"
 
@@ -189,7 +249,8 @@ def _summary(runtime: Runtime, job: JobSpec, policy: Policy, course: _Course, se
         "alerts": course.alerts,
         "retrains": course.retrains,
         "promotions": course.promotions,
-        "rollbacks": 0,
+        "rollbacks": course.rollbacks,
+        "training_seconds": round(course.training_seconds, 3),
         "metric": {
             "name": job.metric,
             "higher_is_better": HIGHER_IS_BETTER[job.metric],

@@ -16,7 +16,7 @@ from pipeline.intervals import Interval
 if TYPE_CHECKING:
     from datetime import datetime
 
-DecisionKind = Literal["trigger", "gate", "promotion", "rollback"]
+DecisionKind = Literal["trigger", "training", "gate", "approval", "rollout", "watch", "promotion", "rollback"]
 
 
 class Report(BaseModel):
@@ -31,6 +31,16 @@ class ModelRef(Report):
     name: str
     version: int
     digest: str = Field(description="SHA-256 over the digests of all files of the version.")
+
+
+class Challenger(Report):
+    """The version in rollout beside the champion, and which entities it scores."""
+
+    model: ModelRef
+    kind: Literal["shadow", "canary", "ab"]
+    share: float = Field(description="Share of the entities; 0 = none, a shadow scores everything beside the champion.")
+    salt: str = Field(description="Id of the decision that started the rollout; entities are placed by it.")
+    key: tuple[str, ...] = Field(description="Columns that make an entity.")
 
 
 class InputFile(Report):
@@ -63,8 +73,11 @@ class ScoringPlan(Report):
     start: AwareDatetime
     end: AwareDatetime
     model: ModelRef
+    challenger: Challenger | None = Field(default=None, description="The version in rollout at the interval's end.")
     files: tuple[InputFile, ...]
-    fingerprint: str = Field(description="SHA-256 of inputs, model, code version, scoring fields and output schema.")
+    fingerprint: str = Field(
+        description="SHA-256 of inputs, models, code version, scoring fields and output schema; a shadow leaves it alone."
+    )
     quiet: bool = Field(default=False, description="A backfill: publishes, but never alerts, retrains or promotes.")
 
     @property
@@ -117,6 +130,13 @@ class Manifest(Report):
     model_name: str
     model_version: int
     model_digest: str
+    challenger_version: int | None = Field(
+        default=None, description="The other version that scored rows of this partition, in a rollout."
+    )
+    rows_challenger: int = Field(default=0, description="Rows that it scored; the champion scored all others.")
+    challenger_fault: str = Field(
+        default="", description="Why the champion scored the rows that were meant for it; empty = nothing."
+    )
     fingerprint: str
     sha256: str = Field(description="Digest of the published file's bytes.")
     code_version: str
@@ -158,14 +178,40 @@ class TriggerDecision(Report):
     """Whether to train now, and why."""
 
     fire: bool
-    cause: Literal["drift", "degradation", "schedule", "manual", "bootstrap", "none"]
+    cause: Literal["drift", "degradation", "estimate", "schedule", "manual", "bootstrap", "none"]
     reason: str
+    since: AwareDatetime | None = Field(default=None, description="Start of the first interval that showed the cause.")
+    halted: bool = Field(default=False, description="The last trainings led to nothing, as many as open the breaker.")
+
+
+class Guard(Report):
+    """One limit, beside the job's metric, that a challenger must keep."""
+
+    name: Literal["slices", "calibration", "churn", "speed", "size"]
+    value: float | None = Field(description="What was found, in the limit's unit; null where nothing could be judged.")
+    limit: float | None = Field(description="Largest value that is accepted; null: reported only.")
+    is_met: bool
+    detail: str
+
+
+class SliceGain(Report):
+    """Champion and challenger on the rows of one slice; the p-value is one-sided, against no loss."""
+
+    slice: str = Field(description="Column and level, e.g. country=fr.")
+    n: int
+    champion: float
+    challenger: float
+    gain: float
+    p_value: float
+    is_worse: bool = Field(
+        description="Loss proven, false discoveries among all slices controlled, and larger than accepted."
+    )
 
 
 class GateDecision(Report):
     """Whether the challenger may replace the champion, and why."""
 
-    outcome: Literal["promote", "keep", "insufficient_data"]
+    outcome: Literal["promote", "keep", "insufficient_data", "refused"]
     reason: str
     metric: str
     champion: float | None
@@ -173,6 +219,12 @@ class GateDecision(Report):
     gain: float | None = Field(description="Improvement in the metric's own unit; positive is better.")
     low: float | None = Field(description="Lower one-sided confidence bound of the gain.")
     n: int
+    bar: float = Field(default=0.0, description="What the bound must exceed: 0, or minus the accepted loss.")
+    test: str | None = Field(default=None, description="The paired test behind bound and p-value.")
+    units: int | None = Field(default=None, description="Independent units of the test: its days, or its rows.")
+    p_value: float | None = Field(default=None, description="One-sided p-value of a gain no larger than the bar.")
+    guards: tuple[Guard, ...] = ()
+    slices: tuple[SliceGain, ...] = Field(default=(), description="The slices with the strongest evidence of a loss.")
 
 
 class Decision(Report):
@@ -205,6 +257,28 @@ class Promotion(Report):
     previous_version: int | None
     decision_id: str
     reason: str
+
+
+class Watched(Report):
+    """What the watch over a promoted version found."""
+
+    outcome: Literal["kept", "rolled_back"]
+    version: int = Field(description="The version that is watched.")
+    reason: str
+    intervals: int = Field(description="Matured intervals since its promotion.")
+    lost: int = Field(description="Of the latest of them, in how many in a row the version before is better.")
+    back_to: int | None = Field(default=None, description="The version that is champion again.")
+    restated: tuple[AwareDatetime, ...] = Field(
+        default=(), description="Starts of the intervals that were scored again."
+    )
+
+
+class ApprovalAnswer(Report):
+    """What became of a request for approval."""
+
+    decision: Decision = Field(description="The answer: approved, rejected, expired or superseded.")
+    promotion: Promotion | None = Field(description="The move of the champion that an approval led to.")
+    replayed: bool = Field(description="The answer was known already; nothing was decided by this call.")
 
 
 class Baseline(Report):
@@ -257,6 +331,13 @@ class RegisteredModel(Report):
     left_out: dict[str, str] = Field(
         default_factory=dict, description="Intervals of the training history that could not be read: start -> problem."
     )
+    window: str = Field(
+        default="sliding", description="Which stretch of history it learnt from: retrain.window_policy."
+    )
+    settings: str = Field(default="default", description="Which of model.candidates it is; default: model.parameters.")
+    contest: dict[str, float] = Field(
+        default_factory=dict, description="The job's metric of each candidate, window and settings, in the backtest."
+    )
 
 
 class RetrainReport(Report):
@@ -265,9 +346,41 @@ class RetrainReport(Report):
     job: str
     as_of: AwareDatetime
     trigger: TriggerDecision
-    outcome: Literal["not_triggered", "promoted", "kept", "dry_run", "insufficient_data", "disabled"]
+    outcome: Literal[
+        "not_triggered",
+        "promoted",
+        "rollout",
+        "not_considered",
+        "kept",
+        "awaiting_approval",
+        "dry_run",
+        "insufficient_data",
+        "refused",
+        "disabled",
+    ]
     reason: str
     model: ModelRef | None
     gate: GateDecision | None
     decision_ids: tuple[str, ...]
     report_uri: str | None = None
+
+
+class Misfit(Report):
+    """One thing in the record of decisions that does not fit."""
+
+    at: str = Field(description="The record, anchor or alias, with its id.")
+    expected: str
+    got: str
+
+
+class Audit(Report):
+    """What an audit found of one job."""
+
+    job: str
+    records: int = Field(description="Decisions and promotions.")
+    promotions: int
+    champion: int | None = Field(description="The version that the alias names.")
+    anchored: int = Field(description="Position of the latest record that an anchor in the registry names; 0 for none.")
+    misfits: tuple[Misfit, ...] = Field(
+        description="What does not fit, the first record first; empty when all is well."
+    )

@@ -10,25 +10,32 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from pipeline import jobfile
-from pipeline.errors import IntervalsMissing, InvalidRequest
+from pipeline.errors import InvalidRequest, TerminalError
 from pipeline.intervals import Interval, format_instant
 from pipeline.ledger import Ledger
 from pipeline.registry import Registry
 from pipeline.reports import TriggerDecision
 from pipeline.settings import Settings
 from pipeline.steps import (
+    approval,
+    audit,
     calibrate,
     champion,
     changes,
+    decide,
     evaluate,
+    explain,
     monitor,
     notify,
+    overview,
     plan,
     promote,
     quarantine,
     restate,
     retrain,
+    rollout,
     score,
+    watch,
 )
 from pipeline.steps.context import JobContext
 from pipeline.storage import Inputs, ReadLimits, Storage
@@ -40,7 +47,16 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from pipeline.job import JobSpec
-    from pipeline.reports import Decision, Manifest, Promotion, QuarantineSummary, RetrainReport
+    from pipeline.reports import (
+        ApprovalAnswer,
+        Audit,
+        Decision,
+        Manifest,
+        Promotion,
+        QuarantineSummary,
+        RetrainReport,
+        Watched,
+    )
     from pipeline.steps.plan import ModelPolicy
     from pipeline.steps.restate import Withdrawal
     from pipeline.verdicts import Calibration, DriftReport, Incident, Notice, PerformanceReport, Tier
@@ -182,9 +198,24 @@ class Runtime:
         """Raise `ContractViolation` or `LabelsOverdue` for what the evaluation at ``as_of`` could not measure."""
         evaluate.require_measured(self.context(job), as_of)
 
+    def watch(self, job: JobSpec, as_of: datetime) -> Watched | None:
+        """What is found at ``as_of`` of a champion that a gate has promoted lately; one that proves worse is rolled back."""
+        return watch.watch(self.context(job), as_of)
+
+    def advance(self, job: JobSpec, as_of: datetime) -> Decision | None:
+        """What the intervals that matured by ``as_of`` decide about the rollout under way, recorded and done.
+
+        To be called after `evaluate`, never for a backfill. ``None`` when there is no rollout, or it goes on as it is.
+        """
+        return rollout.advance(self.context(job), as_of)
+
+    def stop_rollout(self, job: JobSpec, reason: str) -> Decision:
+        """Withdraw the challenger of the rollout under way, from now on; raises `InvalidRequest` when there is none."""
+        return rollout.stop(self.context(job), self.clock(), reason)
+
     def decide(self, job: JobSpec, as_of: datetime) -> TriggerDecision:
         """The recorded decision whether to train at ``as_of``; raises `NoChampion` before the first promotion."""
-        return retrain.decide(self.context(job), as_of)
+        return decide.decide(self.context(job), as_of)
 
     def retrain(
         self,
@@ -205,6 +236,7 @@ class Runtime:
         """
         ctx = self.context(job)
         if bootstrap:
+            reason = champion.stated(job.name, reason or "First champion.")
             retrain.require_champion_absent(ctx, as_of)
         else:
             champion.at(ctx, as_of)
@@ -212,17 +244,36 @@ class Runtime:
             trigger = TriggerDecision(
                 fire=True,
                 cause="bootstrap" if bootstrap else "manual",
-                reason=reason or ("First champion." if bootstrap else "Asked for by hand."),
+                reason=reason or "Asked for by hand.",
             )
-            retrain.record_trigger(ctx, as_of, trigger)
-        return promote.consider(ctx, as_of, trigger, retrain.train(ctx, as_of), force=force)
+            decide.record_trigger(ctx, as_of, trigger)
+        decide.record_start(ctx, as_of, trigger)
+        try:
+            trained = retrain.train(ctx, as_of, trigger.since)
+            report = promote.consider(ctx, as_of, trigger, trained, force=force)
+        except TerminalError as error:
+            decide.record_failure(ctx, as_of, trigger, error)
+            raise
+        decide.record_end(ctx, report)
+        return report
 
     def promote(self, job: JobSpec, version: int, reason: str, at: datetime | None = None) -> Promotion:
         """Make ``version`` the champion from ``at`` (default: now) on, over all promotions recorded before.
 
-        Raises `InvalidRequest` for an unknown version, the champion itself, or an ``at`` before the version was trained.
+        Raises `InvalidRequest` for an unknown version, the champion itself, an ``at`` before the version was trained, or a
+        reason that says nothing, and `PromotionConflict` when somebody else moves the champion meanwhile.
         """
         return promote.promote(self.context(job), at or self.clock(), version, reason)
+
+    def answer(
+        self, job: JobSpec, id: str, verdict: approval.Verdict, reason: str = "", at: datetime | None = None
+    ) -> ApprovalAnswer:
+        """Answer the request ``id`` at ``at`` (default: now), or let it expire; see `pipeline.steps.approval.answer`."""
+        return approval.answer(self.context(job), id, verdict, reason, at or self.clock())
+
+    def asked(self, job: JobSpec, id: str) -> Decision | None:
+        """The gate's decision that the request ``id`` rests on, if it still waits; raises `InvalidRequest` for no request."""
+        return approval.gate(self.context(job), id)
 
     def blast_radius(self, job: JobSpec, *, restated: bool = True) -> Withdrawal:
         """What `rollback` would do: the promotion that it undoes, who rules then, and the partitions it republishes."""
@@ -236,7 +287,8 @@ class Runtime:
         Without restating the move takes effect ``at`` (default: now); with it, when the withdrawn promotion did, so that
         later backfills agree with the restated partitions. Each call goes one champion further back, but a call with
         ``restated`` first finishes the last rollback: while partitions of the version that it withdrew are still
-        published, they are restated and nothing further is withdrawn. Raises `InvalidRequest` without an earlier champion.
+        published, they are restated and nothing further is withdrawn. Raises `InvalidRequest` without an earlier champion or
+        a reason, and `PromotionConflict` when somebody else moves the champion meanwhile.
         """
         if restated and at is not None:
             raise InvalidRequest(
@@ -246,10 +298,11 @@ class Runtime:
                 left_behind="nothing was changed",
                 next_step=f"pipeline rollback {job.name} --restate --dry-run shows what it would do",
             )
-        ctx = self.context(job)
+        ctx, reason = self.context(job), champion.stated(job.name, reason)
+        before = self.ledger.champion(job.name)
         found = restate.withdrawal(ctx, restated=restated)
         effective = found.withdrawn.effective_at if restated else at or self.clock()
-        done = champion.move(ctx, effective, found.back, reason, "rollback")
+        done = champion.move(ctx, effective, found.back, reason, "rollback", instead_of=before)
         return done, restate.restate(ctx, found.affected, found.back.version)
 
     def status(self, job: JobSpec) -> dict[str, Any]:
@@ -258,27 +311,7 @@ class Runtime:
         ``champion`` is the version in effect now, ``latest`` the start of the latest published interval with its rows,
         ``decisions`` the ids and outcomes of the last few decisions, newest first. What is not known is ``None``.
         """
-        ruling = self.ledger.champion(job.name)
-        intervals, _, latest = self.ledger.published(job.name)
-        drift = self.ledger.drift(job.name, last=1)
-        performance = self.ledger.performance(job.name, last=1)
-        return {
-            "job": job.name,
-            "champion": ruling.model.version if ruling else None,
-            "since": format_instant(ruling.effective_at) if ruling else None,
-            "intervals": intervals,
-            "latest": format_instant(latest.start) if latest else None,
-            "rows_scored": latest.rows_scored if latest else 0,
-            "rows_quarantined": latest.rows_quarantined if latest else 0,
-            "drift": drift[-1].verdict if drift else None,
-            "metric": job.metric,
-            "value": performance[-1].value if performance else None,
-            "performance": performance[-1].verdict if performance else None,
-            "decisions": [
-                {"id": d.id, "at": format_instant(d.at), "outcome": d.outcome}
-                for d in reversed(self.ledger.decisions(job.name, last=_SHOWN_DECISIONS))
-            ],
-        }
+        return overview.status(self.context(job), self.clock())
 
     def calibrate(self, job: JobSpec, start: datetime, end: datetime, *, budget: float) -> Calibration:
         """The thresholds under which history from ``start`` to ``end`` raises at most ``budget`` alarms per interval.
@@ -301,29 +334,28 @@ class Runtime:
         channels = Channels({tier: text.get_secret_value() for tier, text in urls.items()})
         return notify.notify(self.context(job), channels)
 
+    def audit(self, job: JobSpec | None = None) -> list[Audit]:
+        """What an audit finds of one job, or of all that are declared or have a record, by name; nothing is changed."""
+        known = {job.name: job.model_name} if job else self._models()
+        return [audit.audit(self.ledger, self.registry, name, model) for name, model in sorted(known.items())]
+
     def explain(self, id: str) -> Decision:
         """The recorded decision of that id; raises `InvalidRequest` for an unknown one."""
-        decision = self.ledger.decision(id)
-        if decision is None:
-            raise InvalidRequest(
-                f"no decision has the id {id!r}",
-                expected="an id such as gate-1a2b3c4d5e6f",
-                got=id,
-                left_behind="nothing was changed",
-                next_step="pipeline status prints the latest ids, pipeline retrain and replay those of what they decided",
-            )
-        return decision
+        return explain.decision(self.ledger, id)
 
     def made_with(self, decision: Decision) -> list[Decision]:
         """The other decisions on the same job at the same instant, in order of recording: what led to it, what followed."""
-        together = self.ledger.decisions(decision.job, since=decision.at, until=decision.at)
-        return [other for other in together if other.id != decision.id]
+        return explain.made_with(self.ledger, decision)
+
+    def story(self, decision: Decision) -> list[str]:
+        """The decision in sentences, from recorded facts: what led to it with its numbers, and what followed."""
+        return explain.story(self.ledger, decision)
 
     def sweep(self, job: JobSpec) -> list[str]:
         """Delete what killed runs left in staging, and superseded files past ``output.keep_versions``; their URIs."""
         ctx, now = self.context(job), self.clock()
         removed = []
-        for dataset in ("predictions", "quarantine", "monitoring/drift", "monitoring/performance"):
+        for dataset in ("predictions", "quarantine", "monitoring/drift", "monitoring/performance", "shadow"):
             removed += self.storage.sweep(
                 f"{ctx.output}/{dataset}",
                 staged_before=now - max(job.schedule.timeout, _STAGING_AGE),
@@ -331,31 +363,18 @@ class Runtime:
             )
         return removed
 
+    def _models(self) -> dict[str, str | None]:
+        declared, _ = jobfile.load_all(self.settings.jobs)
+        recorded: dict[str, str | None] = dict.fromkeys(self.ledger.jobs())
+        return {**recorded, **{job.name: job.model_name for job in declared.values()}}
+
     def find_gaps(self, job: JobSpec, as_of: datetime) -> list[Interval]:
         """The published intervals among the latest ones; raises `IntervalsMissing` naming those that are not there.
 
         Looks back over at most 100 intervals, to the first published one; an interval is expected ``schedule.timeout``
         after its end.
         """
-        _, first, _ = self.ledger.published(job.name)
-        if first is None:
-            return []
-        due = as_of - job.schedule.timeout
-        end = job.cadence.floor(min(due, job.schedule.end or due))
-        start = max(first.start, job.cadence.shift(end, -_LOOKBACK))
-        expected = list(job.cadence.split(Interval(start, end))) if start < end else []
-        published = {manifest.start for manifest in self.ledger.manifests(job.name, since=start, ended_by=end)}
-        if missing := [interval for interval in expected if interval.start not in published]:
-            earliest = format_instant(missing[0].start)
-            raise IntervalsMissing(
-                f"job {job.name!r}: {len(missing)} of the latest {len(expected)} intervals were never published: "
-                + ", ".join(format_instant(interval.start) for interval in missing[:10]),
-                expected=f"every interval up to {format_instant(end)}",
-                got=f"{len(expected) - len(missing)} published",
-                left_behind="all published partitions are untouched",
-                next_step=f"pipeline score {job.name} --start {earliest} (or clear the failed runs in Airflow)",
-            )
-        return expected
+        return overview.find_gaps(self.context(job), as_of)
 
 
 def intervals(job: JobSpec, start: datetime, end: datetime | None) -> list[Interval]:

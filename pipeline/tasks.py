@@ -5,6 +5,7 @@ Every call opens the deployment that the environment names. Results stay far bel
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from pipeline.intervals import format_instant, parse_instant
@@ -65,13 +66,14 @@ def monitor(name: str, start: str, *, quiet: bool) -> Json:
 
 
 def evaluate(name: str, as_of: datetime, *, quiet: bool) -> Json:
-    """Evaluate what matured by ``as_of``; returns counts and the latest value of the job's metric.
+    """Evaluate what matured by ``as_of`` and let it decide on a rollout; returns counts and the latest value of the metric.
 
     Intervals that cannot be measured are recorded; `report_unmeasured` raises for them, once the event is out.
     """
     with Runtime.open() as runtime:
         job = runtime.job(name)
         reports = runtime.evaluate(job, as_of, quiet=quiet, strict=False)
+        decided = None if quiet else runtime.advance(job, as_of)
         return {
             "job": name,
             "as_of": format_instant(as_of),
@@ -81,7 +83,17 @@ def evaluate(name: str, as_of: datetime, *, quiet: bool) -> Json:
             "degraded": sum(report.verdict == "drift" for report in reports),
             "metric": job.metric,
             "latest": reports[-1].value if reports else None,
+            "rollout": decided.outcome if decided else None,
         }
+
+
+def watch(name: str, as_of: str) -> Json:
+    """Look after a model that was promoted lately; returns what was found, and how many intervals were restated."""
+    with Runtime.open() as runtime:
+        found = runtime.watch(runtime.job(name), parse_instant(as_of))
+        if found is None:
+            return {"job": name, "outcome": "nothing to watch"}
+        return {"job": name, **found.model_dump(mode="json", exclude={"restated"}), "restated": len(found.restated)}
 
 
 def notify(name: str) -> Json:
@@ -126,9 +138,66 @@ def retrain(name: str, decision: Json, *, bootstrap: bool, reason: str) -> Json:
         )
         gate = report.decision_ids[0] if report.report_uri else None
         return {
-            **report.model_dump(mode="json"),
+            # The page has these; here they would be too long.
+            **report.model_dump(mode="json", exclude={"gate": {"guards", "slices"}}),
             "model_version": report.model.version if report.model else None,
             "report": f"gates/{gate}.html" if gate else None,
+        }
+
+
+def ask(name: str, request: str) -> Json | None:
+    """What people are shown who are asked to approve a promotion; ``None`` when nobody needs to any more.
+
+    ``body`` is Markdown without anybody's free text; ``asked_at`` is the present time, from which waiting counts.
+    """
+    with Runtime.open() as runtime:
+        job = runtime.job(name)
+        gate = runtime.asked(job, request)
+        if gate is None:
+            return None
+        version, compared = gate.details["challenger_version"], gate.details["champion_version"]
+        report = f"gates/{gate.id}.html"
+        return {
+            "job": name,
+            "request": request,
+            "as_of": format_instant(gate.at),
+            "asked_at": format_instant(runtime.clock()),
+            "model_version": version,
+            "report": report,
+            "subject": f"{name}: make version {version} the champion instead of version {compared}?",
+            "body": "\n\n".join(
+                [
+                    gate.reason,
+                    *("- " + line.strip() for line in runtime.story(gate)[2:] if line.startswith("  ")),
+                    f"[The gate's page](/pipeline/reports/{name}/{report}) · `pipeline explain {gate.id}`",
+                    "Without an answer the champion stays.",
+                ]
+            ),
+        }
+
+
+def answer(name: str, asked: Json, *, approved: bool, by: str | None, reason: str, waited: timedelta) -> Json:
+    """Record the answer to what `ask` asked, and promote what was approved; returns what became of it.
+
+    ``by`` names who answered, ``None`` nobody: then the request expires. The answer's time is that of the request and
+    ``waited``, so that a run over history lives in its own time.
+    """
+    with Runtime.open() as runtime:
+        job, at = runtime.job(name), parse_instant(asked["as_of"]) + max(waited, timedelta(0))
+        if by is None:
+            given = runtime.answer(job, asked["request"], "expired", at=at)
+        else:
+            said = reason.strip() or "No reason given."
+            verdict: Any = "approved" if approved else "rejected"
+            given = runtime.answer(job, asked["request"], verdict, f"{said} ({by}, in Airflow)", at)
+        return {
+            "job": name,
+            "as_of": asked["as_of"],
+            "outcome": "promoted" if given.promotion else given.decision.outcome,
+            "reason": given.decision.reason,
+            "model_version": asked["model_version"],
+            "decision_ids": [given.decision.id, *([given.promotion.decision_id] if given.promotion else [])],
+            "report": asked["report"],
         }
 
 

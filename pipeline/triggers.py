@@ -1,61 +1,196 @@
-"""Whether to train a challenger now: a pure policy over recorded verdicts."""
+"""Whether to train a challenger now: a pure policy over recorded verdicts and earlier trainings.
+
+First a cause is looked for: degradation, estimated degradation, drift, the schedule. Then the brakes: what broken data, the
+cooldown, the breaker, the rows that are new, and the budget say about it.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
+
+import numpy as np
 
 from pipeline.intervals import format_instant
 from pipeline.reports import TriggerDecision
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
+
+    from numpy.typing import NDArray
 
     from pipeline.policies import Retrain
     from pipeline.verdicts import DriftReport, PerformanceReport
 
     _Report = DriftReport | PerformanceReport
-    Cause = Literal["degradation", "drift", "schedule"]
+Cause = Literal["degradation", "estimate", "drift", "schedule"]
+
+_NAMED: dict[Cause, str] = {"degradation": "Degradation", "estimate": "Estimated degradation", "drift": "Drift"}
+# A training that did not end within so long was lost with its process, unless the cooldown is longer.
+_LOST_AFTER = timedelta(days=1)
+# A change is learnt from part of what is new and proven on the rest: each part needs rows and intervals of its own.
+_SHARES, _FEWEST_INTERVALS = 2, 3
+_WEEK, _MONTH = timedelta(days=7), timedelta(days=30)
 
 
-def decide(
-    policy: Retrain,
-    as_of: datetime,
-    *,
-    champion_version: int,
-    drift: Sequence[DriftReport],
-    performance: Sequence[PerformanceReport],
-    last_trained: datetime,
-) -> TriggerDecision:
+@dataclass(frozen=True, slots=True)
+class Training:
+    """One earlier training and what became of it."""
+
+    as_of: datetime
+    is_automatic: bool
+    outcome: Literal["promoted", "rejected", "open", "running"]
+    learnt_until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known when a decision is made.
+
+    ``drift`` and ``performance`` are the latest reports in order of their intervals, of several on one interval the last
+    counts; ``trainings`` come in order of ``as_of``; ``labelled`` holds the labelled rows of each interval by its start;
+    ``in_rollout`` is the version that is in rollout beside the champion.
+    """
+
+    champion_version: int
+    drift: Sequence[DriftReport]
+    performance: Sequence[PerformanceReport]
+    trainings: Sequence[Training]
+    labelled: Mapping[datetime, int]
+    in_rollout: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    cause: Cause
+    reason: str
+    since: datetime | None = None
+
+
+def decide(policy: Retrain, as_of: datetime, known: Known) -> TriggerDecision:
     """The decision at ``as_of``, with the one reason that settled it.
 
-    ``drift`` and ``performance`` are the latest reports in order of their intervals; of several on one interval the last
-    counts. Only reports on the present champion count; quiet ones (from backfills) and those of intervals that had not
-    ended by ``as_of`` never do. A cause needs ``violations`` of the ``of_last`` latest reports, the latest included.
-    Degradation is named before drift, because it is the damage itself, and both before the schedule. No cause is acted
-    upon before the cooldown since ``last_trained`` is over, and none while the latest interval's data is broken: a model
-    would learn the defect.
+    Only reports on the present champion count; quiet ones (from backfills) and those of intervals that had not ended by
+    ``as_of`` never do. A cause needs ``violations`` of the ``of_last`` latest reports, the latest included. Degradation is
+    named before what is only estimated, that before drift, and all before the schedule. Nothing starts while the latest
+    interval's data is broken (a model would learn the defect), while a rollout or a training is under way or the cooldown
+    since the last one lasts, while the breaker is open, before ``min_new_rows`` labelled rows in several intervals have
+    come since the change began and since the last training - twice as many for each training of this change that led to
+    nothing - and beyond the budget.
     """
-    if not policy.enabled:
-        return TriggerDecision(fire=False, cause="none", reason="Retraining is switched off (retrain.enabled: false).")
-    if broken := _broken(as_of, drift):
-        return TriggerDecision(fire=False, cause="none", reason=f"Nothing is trained on {broken}.")
-    by_cause: dict[Cause, Sequence[_Report]] = {"degradation": performance, "drift": drift}
-    for cause, reports in by_cause.items():
-        latest = _latest(policy, as_of, champion_version, reports)
-        violations = [report for report in latest if report.is_violation]
-        if len(violations) >= policy.violations and violations[-1] is latest[-1]:
-            found = (
-                f"{cause.capitalize()}: {len(violations)} of the last {len(latest)} intervals violate "
-                f"({policy.violations} of {policy.of_last} start a training). {latest[-1].reason}"
-            )
-            return _after_cooldown(policy, as_of, last_trained, cause, found)
-    if policy.every is not None and as_of >= last_trained + policy.every:
-        found = f"The last training is {as_of - last_trained} old; retrain.every is {policy.every}."
-        return _after_cooldown(policy, as_of, last_trained, "schedule", found)
-    return TriggerDecision(
-        fire=False, cause="none", reason="No cause to train: too few violations in the latest intervals."
+    halted = len(rejected_in_a_row(known.trainings)) >= policy.breaker.after
+    found, why = _cause(policy, as_of, known)
+    if found is None:
+        return TriggerDecision(fire=False, cause="none", reason=why, halted=halted)
+    waiting = (
+        _under_way(policy, as_of, known)
+        or _resting(policy, as_of, known.trainings)
+        or _too_little_is_new(policy, as_of, known, found)
+        or _over_budget(policy, as_of, known.trainings)
     )
+    reason = f"{found.reason} {waiting}".rstrip()
+    return TriggerDecision(fire=not waiting, cause=found.cause, reason=reason, since=found.since, halted=halted)
+
+
+def rejected_in_a_row(trainings: Sequence[Training]) -> list[Training]:
+    """The trainings since the last promotion that started by themselves and led to nothing, oldest first."""
+    run: list[Training] = []
+    for training in trainings:
+        if training.outcome == "promoted":
+            run = []
+        elif training.outcome == "rejected" and training.is_automatic:
+            run.append(training)
+    return run
+
+
+def _cause(policy: Retrain, as_of: datetime, known: Known) -> tuple[_Found | None, str]:
+    """The cause to train, or why there is none."""
+    if not policy.enabled:
+        return None, "Retraining is switched off (retrain.enabled: false)."
+    if broken := _broken(as_of, known.drift):
+        return None, f"Nothing is trained on {broken}."
+    found = _violated(policy, as_of, known) or _due(policy, as_of, known.trainings)
+    return found, "No cause to train: too few violations in the latest intervals."
+
+
+def _violated(policy: Retrain, as_of: datetime, known: Known) -> _Found | None:
+    """The first cause that enough of the latest reports show, and since when."""
+    kinds: tuple[tuple[Cause, Sequence[_Report], Callable[[_Report], bool], Callable[[_Report], float | None]], ...] = (
+        ("degradation", known.performance, lambda report: report.is_violation, _realised),
+        ("estimate", known.drift if policy.estimates else (), _is_estimated, _estimated),
+        ("drift", known.drift, lambda report: report.is_violation, lambda report: None),
+    )
+    for cause, reports, is_violation, value in kinds:
+        counted = _counted(as_of, known.champion_version, reports)
+        latest = counted[-policy.of_last :]
+        violations = [report for report in latest if is_violation(report)]
+        if len(violations) < policy.violations or violations[-1] is not latest[-1]:
+            continue
+        told = latest[-1].estimate.reason if cause == "estimate" else latest[-1].reason  # type: ignore[union-attr]
+        reason = (
+            f"{_NAMED[cause]}: {len(violations)} of the last {len(latest)} intervals violate "
+            f"({policy.violations} of {policy.of_last} start a training). {told}"
+        )
+        return _Found(cause, reason, _onset(policy, counted, is_violation, value))
+    return None
+
+
+def _onset(
+    policy: Retrain,
+    counted: Sequence[_Report],
+    is_violation: Callable[[_Report], bool],
+    value: Callable[[_Report], float | None],
+) -> datetime:
+    """The start of the interval with which the change began.
+
+    Of the violations that are linked to the latest one by gaps of less than ``of_last`` intervals the first; where the
+    reports have a value, the one of these before which and from which on the values differ most (the point that CUSUM
+    finds, Page 1954): a violation by chance shortly before the change is not taken for its beginning.
+    """
+    places = [place for place, report in enumerate(counted) if is_violation(report)]
+    linked = [places[-1]]
+    for place in reversed(places[:-1]):
+        if linked[0] - place > policy.of_last:
+            break
+        linked.insert(0, place)
+    values = np.array([np.nan if (found := value(report)) is None else found for report in counted])
+    # A single interval is no change yet.
+    candidates = linked[:-1] or linked
+    scores = [_contrast(values[:place], values[place:]) for place in candidates]
+    return counted[candidates[int(np.argmax(scores))]].start
+
+
+def _contrast(before: NDArray[np.float64], after: NDArray[np.float64]) -> float:
+    """How far the means of two stretches lie apart, in units in which chance moves them alike."""
+    older, newer = before[np.isfinite(before)], after[np.isfinite(after)]
+    if not len(older) or not len(newer):
+        return 0.0
+    weight = len(older) * len(newer) / (len(older) + len(newer))
+    return float(abs(older.mean() - newer.mean()) * np.sqrt(weight))
+
+
+def _is_estimated(report: _Report) -> bool:
+    estimate = getattr(report, "estimate", None)
+    return estimate is not None and estimate.is_valid and estimate.verdict == "drift"
+
+
+def _realised(report: _Report) -> float | None:
+    value: float | None = getattr(report, "value", None)
+    return value
+
+
+def _estimated(report: _Report) -> float | None:
+    estimate = getattr(report, "estimate", None)
+    return None if estimate is None else estimate.value
+
+
+def _due(policy: Retrain, as_of: datetime, trainings: Sequence[Training]) -> _Found | None:
+    last = trainings[-1].as_of if trainings else as_of
+    if policy.every is None or as_of < last + policy.every:
+        return None
+    return _Found("schedule", f"The last training is {as_of - last} old; retrain.every is {policy.every}.")
 
 
 def _broken(as_of: datetime, reports: Sequence[DriftReport]) -> str:
@@ -66,21 +201,66 @@ def _broken(as_of: datetime, reports: Sequence[DriftReport]) -> str:
     return f"broken data ({format_instant(latest.start)}: {latest.reason.removeprefix('broken data: ')})"
 
 
-def _latest(policy: Retrain, as_of: datetime, champion_version: int, reports: Sequence[_Report]) -> list[_Report]:
-    """The reports that count, at most one per interval and ``of_last`` in all."""
+def _counted(as_of: datetime, champion_version: int, reports: Sequence[_Report]) -> list[_Report]:
+    """The reports that count, at most one per interval."""
     by_interval = {
         report.start: report
         for report in reports
         if report.model_version == champion_version and not report.quiet and report.end <= as_of
     }
-    return list(by_interval.values())[-policy.of_last :]
+    return list(by_interval.values())
 
 
-def _after_cooldown(
-    policy: Retrain, as_of: datetime, last_trained: datetime, cause: Cause, found: str
-) -> TriggerDecision:
-    ready = last_trained + policy.cooldown
-    if as_of < ready:
-        waiting = f"{found} Waiting for the cooldown until {format_instant(ready)}."
-        return TriggerDecision(fire=False, cause=cause, reason=waiting)
-    return TriggerDecision(fire=True, cause=cause, reason=found)
+def _under_way(policy: Retrain, as_of: datetime, known: Known) -> str:
+    """What a rollout, and a training that has begun or began too recently, have to say; empty when nothing."""
+    if known.in_rollout is not None:
+        return f"Version {known.in_rollout} is in rollout: what it shows decides first."
+    if not known.trainings:
+        return ""
+    last = known.trainings[-1]
+    if last.outcome == "running" and as_of < last.as_of + max(policy.cooldown, _LOST_AFTER):
+        return f"The training as of {format_instant(last.as_of)} has not ended."
+    ready = last.as_of + policy.cooldown
+    return f"Waiting for the cooldown until {format_instant(ready)}." if as_of < ready else ""
+
+
+def _resting(policy: Retrain, as_of: datetime, trainings: Sequence[Training]) -> str:
+    """What the breaker has to say while it is open; empty when it is closed, or lets one training try."""
+    run = rejected_in_a_row(trainings)
+    if len(run) < policy.breaker.after:
+        return ""
+    until = run[-1].as_of + policy.breaker.rest
+    if as_of >= until:
+        return ""
+    return (
+        f"The last {len(run)} trainings led to nothing (retrain.breaker.after is {policy.breaker.after}): none starts by "
+        f"itself until {format_instant(until)}."
+    )
+
+
+def _too_little_is_new(policy: Retrain, as_of: datetime, known: Known, found: _Found) -> str:
+    """What is missing of the labelled rows from which the change could be learnt; empty when there are enough."""
+    since = found.since
+    trained = [t for t in known.trainings if since is None or t.as_of > since]
+    learnt = max((t.learnt_until for t in trained if t.learnt_until is not None), default=None)
+    begin = max((moment for moment in (since, learnt) if moment is not None), default=None)
+    fresh = [count for start, count in known.labelled.items() if count and (begin is None or start >= begin)]
+    rows = sum(fresh)
+    rejected = 0 if since is None else sum(t.outcome == "rejected" and t.is_automatic for t in trained)
+    wanted = (policy.min_new_rows or _SHARES * policy.min_rows) * 2**rejected
+    if rows >= wanted and len(fresh) >= _FEWEST_INTERVALS:
+        return ""
+    seen = f"{rows} labelled rows in {len(fresh)} intervals are new, {wanted} in {_FEWEST_INTERVALS} are needed."
+    if learnt is not None and begin == learnt:
+        return f"The training as of {format_instant(trained[-1].as_of)} has seen this already: {seen}"
+    return f"Waiting for labels since {format_instant(begin)}: {seen}" if begin else ""
+
+
+def _over_budget(policy: Retrain, as_of: datetime, trainings: Sequence[Training]) -> str:
+    """Which budget is used up; empty when none is."""
+    for span, most, name in ((_WEEK, policy.budget.week, "week"), (_MONTH, policy.budget.month, "month")):
+        spent = [t for t in trainings if t.is_automatic and as_of - span < t.as_of <= as_of]
+        if len(spent) >= most:
+            ready = spent[-most].as_of + span
+            return f"The budget of {most} trainings a {name} is used up until {format_instant(ready)}."
+    return ""

@@ -26,6 +26,7 @@ IncidentKind = Literal[
     "concept_drift",
     "degradation",
     "invalid_estimate",
+    "retraining_halted",
 ]
 
 
@@ -161,6 +162,33 @@ class SliceMetric(Report):
     high: float | None = Field(default=None, description="95 % confidence interval, upper end.")
 
 
+class Arms(Report):
+    """Champion and challenger of a rollout beside each other on one matured interval."""
+
+    start: AwareDatetime
+    end: AwareDatetime
+    salt: str = Field(description="The rollout: the id of the decision that started it.")
+    share: float = Field(description="Share of the entities that the challenger scored; 0 = both scored all rows.")
+    champion: float | None = Field(description="The job's metric over the champion's rows.")
+    challenger: float | None = Field(description="The same over the challenger's.")
+    gain: float | None = Field(
+        description="How much better the challenger's is, in the metric's unit; positive is better."
+    )
+    error: float | None = Field(
+        default=None, description="Standard error of the gain as far as it comes from who was assigned to whom."
+    )
+    by_day: float | None = Field(
+        default=None,
+        description="Standard deviation of the gain between intervals at most, from those of both versions at training.",
+    )
+    n_champion: int = Field(description="Labelled rows of the champion.")
+    n_challenger: int
+    entities: int = Field(default=0, description="Entities with a label.")
+    assigned: int = Field(default=0, description="Those of them that the challenger scored.")
+    sketch: tuple[int, ...] = Field(default=(), description="Smallest hashes of the entities: shows which ones recur.")
+    fault: str = Field(default="", description="What the challenger or the split got wrong; empty = nothing.")
+
+
 class PerformanceReport(Report):
     """Realised performance of one matured interval, in the units of its metrics."""
 
@@ -184,6 +212,7 @@ class PerformanceReport(Report):
     )
     label: ColumnDrift | None = Field(default=None, description="The labels against those of the training.")
     maturity: Maturity | None = None
+    arms: Arms | None = Field(default=None, description="During a rollout: champion and challenger compared.")
     restated: bool = Field(default=False, description="More labels have come since an earlier report on the interval.")
     quiet: bool = False
 

@@ -48,6 +48,25 @@ def history(job: JobSpec, as_of: datetime) -> Interval:
     return Interval(job.cadence.floor(end - job.retrain.window), end)
 
 
+def stretches(job: JobSpec, as_of: datetime, since: datetime | None) -> dict[str, Interval]:
+    """The stretches of history that ``retrain.window_policy`` allows, in order of preference.
+
+    ``since`` is the start of the first interval that showed the change for which the training was asked, if any. Whatever
+    the policy, the sliding window stands in for one that is not there.
+    """
+    sliding = history(job, as_of)
+    found = {
+        "since_change": Interval(job.cadence.floor(since), sliding.end) if since and since < sliding.end else None,
+        "sliding": sliding,
+        "expanding": Interval(
+            job.cadence.floor(sliding.end - max(job.retrain.max_history, job.retrain.window)), sliding.end
+        ),
+    }
+    policy = job.retrain.window_policy
+    names = ("sliding", "expanding", "since_change") if policy == "backtest" else (policy, "sliding")
+    return {name: span for name in names if (span := found[name]) is not None}
+
+
 def training(job: JobSpec, available: Interval) -> TrainingWindow | None:
     """The split of ``available``, the labelled history that is really there; both its ends lie on the job's grid.
 

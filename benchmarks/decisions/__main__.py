@@ -19,7 +19,18 @@ _OUT = Path(__file__).parents[1] / "out" / "decisions.json"
 
 def parts(share: float) -> dict[str, Callable[[], Any]]:
     """The parts by name; ``share`` is the part of the full number of cases that is run."""
-    from benchmarks.decisions import breakage, cost, drift, estimation, history, side_by_side
+    from benchmarks.decisions import (
+        breakage,
+        cost,
+        drift,
+        estimation,
+        gate,
+        governor,
+        history,
+        promotions,
+        rollout,
+        side_by_side,
+    )
 
     def cases(full: int) -> int:
         return max(round(full * share), 1)
@@ -29,7 +40,11 @@ def parts(share: float) -> dict[str, Callable[[], Any]]:
         "real history": lambda: history.measure(cases),
         "broken data": lambda: breakage.measure(cases(50)),
         "estimates": lambda: estimation.measure(cases(100)),
+        "gate": lambda: gate.measure(cases),
+        "governor": governor.measure,
+        "rollout": lambda: rollout.measure(cases(1000)),
         "cost": cost.measure,
+        "promotions": lambda: promotions.measure(each=cases(25)),
         "side by side": lambda: side_by_side.measure(null_worlds=cases(10), shift_worlds=cases(5)),
     }
 

@@ -1,10 +1,10 @@
-"""Commands on models and decisions: status, explain, retrain, promote, rollback, replay."""
+"""Commands on models and decisions: status, explain, audit, retrain, promote, approve, reject, rollback, replay."""
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline import jobfile
 from pipeline.commands import opened
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from pipeline.commands import Answer
-    from pipeline.reports import Decision
+    from pipeline.reports import ApprovalAnswer, Audit
 
 
 def status(args: argparse.Namespace) -> Answer:
@@ -47,43 +47,31 @@ def explain(args: argparse.Namespace) -> Answer:
     with opened() as runtime:
         decision = runtime.explain(args.id)
         others = runtime.made_with(decision)
-    lines = [_sentence(decision), decision.reason, *_numbers(decision)]
-    lines += [f"At the same time: {_sentence(other)} ({other.id})" for other in others]
+        lines = runtime.story(decision)
     return {**decision.model_dump(mode="json"), "made_with": [other.id for other in others], "story": lines}, lines
 
 
-def _sentence(decision: Decision) -> str:
-    """What was decided, in one sentence."""
-    at, job, d = format_instant(decision.at), decision.job, decision.details
-    if decision.kind == "trigger":
-        verb = "started a training" if decision.outcome == "fire" else "did not start a training"
-        return f"At {at} the policy of job {job} {verb}{'' if d['cause'] == 'none' else ' (' + d['cause'] + ')'}."
-    if decision.kind == "gate":
-        found = {
-            "promote": "and found it better",
-            "keep": "and did not find it better",
-            "insufficient_data": "but had too little to go by",
-        }
-        return (
-            f"At {at} the gate of job {job} compared version {d['challenger_version']} with the champion, version "
-            f"{d['champion_version']}, {found[decision.outcome]}."
-        )
-    again, instead = (" again", "withdrawn") if decision.kind == "rollback" else ("", "replaced")
-    before = f"; version {d['previous_version']} was {instead}" if d["previous_version"] else ", the first one"
-    return f"From {at} on version {d['version']} is{again} the champion of job {job}{before}."
+def audit(args: argparse.Namespace) -> Answer:
+    """Verify the record of one job, or of all; raises `AuditFailed` when anything does not fit."""
+    from pipeline.steps.audit import require_sound
+
+    with opened() as runtime:
+        found = runtime.audit(runtime.job(args.job) if args.job else None)
+    lines = [line for audit in found for line in _audited(audit)]
+    if any(audit.misfits for audit in found):
+        print("\n".join(lines), file=sys.stderr)
+    require_sound(found)
+    return {"jobs": [audit.model_dump(mode="json") for audit in found]}, lines or ["no job has a record"]
 
 
-def _numbers(decision: Decision) -> list[str]:
-    """The numbers that a gate decision rests on, one per line."""
-    d = decision.details
-    if decision.kind != "gate" or d["gain"] is None:
-        return []
-    return [
-        f"  {d['metric']} of the champion: {d['champion']:.6g}",
-        f"  {d['metric']} of the challenger: {d['challenger']:.6g}",
-        f"  gain: {d['gain']:.6g} (positive is better), at least {d['low']:.6g} with the confidence asked for",
-        f"  labelled rows that neither had learnt from: {d['n']}",
-    ]
+def _audited(audit: Audit) -> list[str]:
+    facts = (
+        f"{audit.records} records, {audit.promotions} promotions, champion {audit.champion or '-'}, "
+        f"anchored up to record {audit.anchored or '-'}"
+    )
+    verdict = f"{len(audit.misfits)} do not fit" if audit.misfits else "sound"
+    misfits = [f"  {misfit.at}: expected {misfit.expected}; got {misfit.got}" for misfit in audit.misfits]
+    return [f"{audit.job}: {verdict}: {facts}", *misfits]
 
 
 def retrain(args: argparse.Namespace) -> Answer:
@@ -100,6 +88,27 @@ def promote(args: argparse.Namespace) -> Answer:
     with opened() as runtime:
         done = runtime.promote(runtime.job(args.job), args.version, args.reason, args.at)
     return done.model_dump(mode="json"), [_moved(done.model.version, done.previous_version, done.effective_at)]
+
+
+def approve(args: argparse.Namespace) -> Answer:
+    """Approve a request for a promotion."""
+    with opened() as runtime:
+        return _answered(runtime.answer(runtime.job(args.job), args.id, "approved", args.reason, args.at))
+
+
+def reject(args: argparse.Namespace) -> Answer:
+    """Reject a request for a promotion."""
+    with opened() as runtime:
+        return _answered(runtime.answer(runtime.job(args.job), args.id, "rejected", args.reason, args.at))
+
+
+def _answered(answer: ApprovalAnswer) -> Answer:
+    given, done = answer.decision, answer.promotion
+    lines = [
+        f"{given.outcome}{' before; nothing new was decided' if answer.replayed else ''} ({given.id}): {given.reason}",
+        _moved(done.model.version, done.previous_version, done.effective_at) if done else "the champion was not moved",
+    ]
+    return {"outcome": given.outcome, **answer.model_dump(mode="json")}, lines
 
 
 def rollback(args: argparse.Namespace) -> Answer:
@@ -129,7 +138,7 @@ def _moved(version: int, previous: int | None, at: datetime) -> str:
 
 
 def replay(args: argparse.Namespace) -> Answer:
-    """The course of a job over history."""
+    """The course of a job over history, or with --against two of them."""
     import os
 
     from pipeline import replay
@@ -137,22 +146,41 @@ def replay(args: argparse.Namespace) -> Answer:
 
     settings = Settings.from_env(os.environ)
     job = jobfile.find(args.job, settings.jobs)
-    report = replay.replay(
-        job,
-        args.start,
-        args.end,
-        policy=args.policy,
-        workspace=(args.workspace or settings.home / "replays" / f"{job.name}-{args.policy}").resolve(),
-        jobs=settings.jobs,
-        progress=lambda line: print(line, file=sys.stderr),
-    )
+    name = f"{job.name}-{'against' if args.against else args.policy}"
+    where: dict[str, Any] = {
+        "workspace": (args.workspace or settings.home / "replays" / name).resolve(),
+        "jobs": settings.jobs,
+        "progress": lambda line: print(line, file=sys.stderr),
+    }
+    if args.against:
+        report = replay.backtest(job, jobfile.load(args.against), args.start, args.end, **where)
+        lines = _beside(report)
+    else:
+        report = replay.replay(job, args.start, args.end, policy=args.policy, **where)
+        lines = _course(report)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return report, lines
+
+
+def _course(report: dict[str, Any]) -> list[str]:
     metric = report["metric"]
-    return report, [
+    return [
         f"{report['policy']}: {report['intervals']} intervals, {report['rows_in']} rows in = {report['rows_scored']} scored + "
         f"{report['rows_quarantined']} quarantined",
         f"{metric['name']} {metric['mean']}, {report['alerts']} alerts, {report['retrains']} retrains, "
         f"{report['promotions']} promotions, {report['seconds']} s",
     ]
+
+
+def _beside(report: dict[str, Any]) -> list[str]:
+    """A line per count: under the present policies, under the changed ones, and the difference."""
+    present, changed, difference = report["present"], report["changed"], report["difference"]
+    lines = [f"{'':<18}{'present':>12}{'changed':>12}{'difference':>12}"]
+    for name in ("alerts", "retrains", "promotions", "rollbacks", "training_seconds"):
+        cells = (f"{found:>12.4g}" for found in (present[name], changed[name], difference[name]))
+        lines.append(f"{name.replace('_', ' '):<18}{''.join(cells)}")
+    means = (present["metric"]["mean"], changed["metric"]["mean"], difference["metric"])
+    cells = ("-" if mean is None else f"{mean:.4g}" for mean in means)
+    return [*lines, f"{present['metric']['name']:<18}{''.join(f'{cell:>12}' for cell in cells)}"]

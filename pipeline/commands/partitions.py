@@ -134,10 +134,18 @@ def monitor(args: argparse.Namespace) -> Answer:
 def evaluate(args: argparse.Namespace) -> Answer:
     """Reports on what matured."""
     with opened() as runtime:
-        reports = runtime.evaluate(runtime.job(args.job), args.as_of)
+        job = runtime.job(args.job)
+        reports = runtime.evaluate(job, args.as_of, strict=False)
+        moved = runtime.advance(job, args.as_of)
+        if not all(report.quiet for report in reports):
+            runtime.require_measured(job, args.as_of)
     lines = [
         f"{format_instant(r.start)}  {r.verdict}{' (restated)' if r.restated else ''}  {r.reason}" for r in reports
     ]
-    return {"reports": [r.model_dump(mode="json") for r in reports]}, lines or [
-        "no interval matured since the last evaluation, and no label has come for the others"
-    ]
+    lines = lines or ["no interval matured since the last evaluation, and no label has come for the others"]
+    said = [f"rollout {moved.outcome}: {moved.reason}"] if moved else []
+    found = {
+        "reports": [r.model_dump(mode="json") for r in reports],
+        "rollout": moved.model_dump(mode="json") if moved else None,
+    }
+    return found, [*lines, *said]

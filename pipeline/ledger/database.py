@@ -52,6 +52,11 @@ def _loud_version() -> sa.Column[int]:
     return sa.Column("loud_version", sa.Integer, nullable=False)
 
 
+def _chained() -> tuple[sa.Column[Any], sa.Column[Any]]:
+    # Where the row stands among the job's decisions and promotions, and its link: see `pipeline.ledger.decisions`.
+    return sa.Column("position", sa.BigInteger, nullable=False), sa.Column("chain", sa.Text, nullable=False)
+
+
 plans = _interval_table("plans")
 manifests = _interval_table("manifests")
 drift = _interval_table("drift", _loud_version())
@@ -67,6 +72,7 @@ decisions = _table(
     sa.Column("decision", sa.Text, nullable=False, unique=True),
     sa.Column("kind", sa.Text, nullable=False),
     _instant("at"),
+    *_chained(),
     index=("job",),
 )
 incidents = _table(
@@ -83,7 +89,7 @@ told = _table(
     sa.Column("state", sa.BigInteger, nullable=False),
     index=("job", "incident"),
 )
-promotions = _table("promotions", _instant("effective_at"), index=("job", "effective_at"))
+promotions = _table("promotions", _instant("effective_at"), *_chained(), index=("job", "effective_at"))
 models = _table(
     "models",
     sa.Column("name", sa.Text, nullable=False),

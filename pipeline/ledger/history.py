@@ -2,58 +2,35 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from pipeline.errors import InvalidRequest, LedgerUnavailable, ModelTampered
+from pipeline.errors import ModelTampered
 from pipeline.intervals import Interval
 from pipeline.ledger import database, incidents, performance
-from pipeline.reports import Decision, DecisionKind, Manifest, Promotion, RegisteredModel, Report, ScoringPlan
+from pipeline.ledger.decisions import Decisions
+from pipeline.ledger.session import microseconds
+from pipeline.reports import Manifest, RegisteredModel, Report, ScoringPlan
 from pipeline.verdicts import DriftReport, Incident, Notice, PerformanceReport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
 
-AnyReport = TypeVar("AnyReport", bound=Report)
+    from pipeline.ledger.session import AnyReport
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # What a repeated call says about itself and not about the partition.
 _MARKS_OF_A_REPEAT = {"quiet": True, "status": "unchanged"}
 
 
-class Ledger:
+class Ledger(Decisions):
     """The history of one deployment. Every method raises `LedgerUnavailable` when the database does not answer.
 
     ``url`` is a SQLAlchemy URL; a SQLite file and its folder are made when absent. ``clock`` only stamps when a row was
     recorded. What is read comes back equal to what was recorded. Any number of processes may work on one database, each
     with a ledger of its own: connections do not survive a fork.
     """
-
-    def __init__(self, url: str, clock: Callable[[], datetime]) -> None:
-        self._clock = clock
-        try:
-            parsed = sa.make_url(url)
-            self._shown = parsed.render_as_string(hide_password=True)
-            with self._answering("being opened"):
-                self._engine = database.connect(parsed)
-        except (ArgumentError, ImportError) as err:
-            # Neither the text of the error nor its cause is passed on: both may hold the URL with its password.
-            raise InvalidRequest(
-                "the ledger's URL cannot be used",
-                expected="a SQLAlchemy URL whose driver is installed, such as sqlite:////path/ledger.db",
-                got=type(err).__name__,
-                next_step="correct PIPELINE_LEDGER_URL, or install the extra 'postgres'",
-            ) from None
-        with self._writing() as connection:
-            database.metadata.create_all(connection)
-
-    def close(self) -> None:
-        """Give back all connections; the ledger must not be used afterwards."""
-        self._engine.dispose()
 
     def record_plan(self, plan: ScoringPlan) -> None:
         """Record a plan, unless it equals the latest one of its interval."""
@@ -80,14 +57,14 @@ class Ledger:
         """The latest manifest of each interval with ``since < end <= ended_by``, by start."""
         where = [database.manifests.c.job == job]
         if ended_by is not None:
-            where.append(database.manifests.c.interval_end <= _microseconds(ended_by))
+            where.append(database.manifests.c.interval_end <= microseconds(ended_by))
         if since is not None:
-            where.append(database.manifests.c.interval_end > _microseconds(since))
+            where.append(database.manifests.c.interval_end > microseconds(since))
         return self._latest(Manifest, database.manifests, where)
 
     def unmeasured(self, job: str, *, ended_by: datetime) -> list[Manifest]:
         """Of `manifests`, those whose rows no recorded performance report has measured, by start."""
-        return self._read(Manifest, performance.unmeasured(job, _microseconds(ended_by)))
+        return self._read(Manifest, performance.unmeasured(job, microseconds(ended_by)))
 
     def published(self, job: str) -> tuple[int, Manifest | None, Manifest | None]:
         """How many intervals have a manifest, and the manifests of the first and of the latest one."""
@@ -123,9 +100,9 @@ class Ledger:
         if loud_on is not None:
             where.append(database.drift.c.loud_version == loud_on)
         if since is not None:
-            where.append(database.drift.c.interval_end > _microseconds(since))
+            where.append(database.drift.c.interval_end > microseconds(since))
         if ended_by is not None:
-            where.append(database.drift.c.interval_end <= _microseconds(ended_by))
+            where.append(database.drift.c.interval_end <= microseconds(ended_by))
         return self._latest(DriftReport, database.drift, where, last=last)
 
     def record_performance(self, report: PerformanceReport, measured: Manifest | None = None) -> None:
@@ -136,7 +113,7 @@ class Ledger:
         interval = Interval(report.start, report.end)
         facts = {**_loudness(report), "measured": 0 if measured is None else self._manifest_id(measured)}
         self._record_interval(
-            database.performance, report, interval, {"as_of": _microseconds(report.as_of)}, facts=facts
+            database.performance, report, interval, {"as_of": microseconds(report.as_of)}, facts=facts
         )
 
     def performance(
@@ -155,23 +132,23 @@ class Ledger:
         """
         where = [database.performance.c.job == job]
         if since is not None:
-            where.append(database.performance.c.interval_end > _microseconds(since))
+            where.append(database.performance.c.interval_end > microseconds(since))
         if interval is not None:
             where += _at(database.performance, _interval_keys(interval))
         if loud_on is not None:
             where.append(database.performance.c.loud_version == loud_on)
         if as_of is not None:
-            where.append(database.performance.c.as_of <= _microseconds(as_of))
+            where.append(database.performance.c.as_of <= microseconds(as_of))
         return self._latest(PerformanceReport, database.performance, where, database.performance.c.as_of, last=last)
 
     def performance_at(self, job: str, as_of: datetime) -> list[PerformanceReport]:
         """The reports of exactly this ``as_of``, of each interval the one recorded last, by start."""
-        where = [database.performance.c.job == job, database.performance.c.as_of == _microseconds(as_of)]
+        where = [database.performance.c.job == job, database.performance.c.as_of == microseconds(as_of)]
         return self._latest(PerformanceReport, database.performance, where)
 
     def performance_course(self, job: str, *, as_of: datetime, last: int) -> list[PerformanceReport]:
         """The ``last`` n reports by ``as_of``, those included that later ones on the same interval superseded."""
-        return self._read(PerformanceReport, performance.latest(job, _microseconds(as_of), last))[::-1]
+        return self._read(PerformanceReport, performance.latest(job, microseconds(as_of), last))[::-1]
 
     def record_incident(self, incident: Incident) -> None:
         """Record the state of an incident, unless it is the latest one already."""
@@ -183,7 +160,7 @@ class Ledger:
             known = connection.scalars(incidents.latest(job, open_only=False, last=None))
             revised = revise([Incident.model_validate_json(payload) for payload in known][::-1])
             for incident in revised:
-                row = incidents.facts(incident, _microseconds(incident.opened))
+                row = incidents.facts(incident, microseconds(incident.opened))
                 self._insert(connection, database.incidents, job, incident, row)
         return revised
 
@@ -203,68 +180,6 @@ class Ledger:
         with self._writing() as connection:
             values = {"incident": notice.incident.id, "state": state}
             self._insert(connection, database.told, notice.incident.job, notice, values)
-
-    def record_decision(self, decision: Decision) -> None:
-        """Record a decision; one with a known id is the same decision and is not recorded again."""
-        values = {"decision": decision.id, "kind": decision.kind, "at": _microseconds(decision.at)}
-        with self._writing() as connection:
-            known = sa.select(database.decisions.c.id).where(database.decisions.c.decision == decision.id)
-            if connection.execute(known).first() is None:
-                self._insert(connection, database.decisions, decision.job, decision, values)
-
-    def decision(self, id: str) -> Decision | None:
-        """The decision with that id; ``None`` when there is none."""
-        found = self._read(Decision, sa.select(database.decisions.c.payload).where(database.decisions.c.decision == id))
-        return found[0] if found else None
-
-    def decisions(
-        self,
-        job: str | None = None,
-        *,
-        kind: DecisionKind | Sequence[DecisionKind] | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        last: int | None = None,
-    ) -> list[Decision]:
-        """All decisions, or those of one job and kind(s) with ``since <= at <= until``, in order of recording.
-
-        Only the ``last`` n recorded of them.
-        """
-        query = sa.select(database.decisions.c.payload)
-        if job is not None:
-            query = query.where(database.decisions.c.job == job)
-        if kind is not None:
-            query = query.where(database.decisions.c.kind.in_([kind] if isinstance(kind, str) else kind))
-        if since is not None:
-            query = query.where(database.decisions.c.at >= _microseconds(since))
-        if until is not None:
-            query = query.where(database.decisions.c.at <= _microseconds(until))
-        return self._read(Decision, query.order_by(database.decisions.c.id.desc()).limit(last))[::-1]
-
-    def record_promotion(self, promotion: Promotion) -> None:
-        """Record a move of the champion alias, unless it equals the one recorded last for the job."""
-        with self._writing() as connection:
-            last = sa.select(database.promotions.c.payload).where(database.promotions.c.job == promotion.job)
-            payload = connection.scalar(last.order_by(database.promotions.c.id.desc()).limit(1))
-            if payload is None or Promotion.model_validate_json(payload) != promotion:
-                values = {"effective_at": _microseconds(promotion.effective_at)}
-                self._insert(connection, database.promotions, promotion.job, promotion, values)
-
-    def promotions(self, job: str) -> list[Promotion]:
-        """The job's promotions in order of recording; the alias belongs to the version of the last one."""
-        query = sa.select(database.promotions.c.payload).where(database.promotions.c.job == job)
-        return self._read(Promotion, query.order_by(database.promotions.c.id))
-
-    def champion(self, job: str, at: datetime | None = None) -> Promotion | None:
-        """The promotion in effect at ``at``: of those effective by then the one recorded last; without ``at``, of all.
-
-        A promotion rules from its ``effective_at`` on, over whatever was recorded before it.
-        """
-        query = sa.select(database.promotions.c.payload).where(database.promotions.c.job == job)
-        if at is not None:
-            query = query.where(database.promotions.c.effective_at <= _microseconds(at))
-        found = self._read(Promotion, query.order_by(database.promotions.c.id.desc()).limit(1))
-        return found[0] if found else None
 
     def record_model(self, job: str, registered: RegisteredModel) -> None:
         """Record a registered version; the same again is a no-op, the same version with other facts `ModelTampered`."""
@@ -320,12 +235,6 @@ class Ledger:
             if payload is None or not _repeats(report, type(report).model_validate_json(payload)):
                 self._insert(connection, table, report.job, report, {**keys, **(facts or {})})
 
-    def _insert(
-        self, connection: sa.Connection, table: sa.Table, job: str, report: Report, values: dict[str, Any]
-    ) -> None:
-        row = {"job": job, "recorded_at": _microseconds(self._clock()), "payload": report.model_dump_json(), **values}
-        connection.execute(table.insert().values(row))
-
     def _latest(
         self,
         kind: type[AnyReport],
@@ -344,29 +253,6 @@ class Ledger:
         query = sa.select(ranked.c.payload).where(ranked.c.rank == 1).limit(last)
         return self._read(kind, query.order_by(ranked.c.interval_start.desc(), ranked.c.interval_end.desc()))[::-1]
 
-    def _read(self, kind: type[AnyReport], query: sa.Select[Any]) -> list[AnyReport]:
-        with self._answering("reading"), self._engine.connect() as connection:
-            return [kind.model_validate_json(payload) for payload in connection.scalars(query)]
-
-    @contextmanager
-    def _writing(self) -> Iterator[sa.Connection]:
-        """A transaction that no other writer shares: what it reads still holds when it commits."""
-        with self._answering("recording"), self._engine.execution_options(writes=True).begin() as connection:
-            yield connection
-
-    @contextmanager
-    def _answering(self, doing: str) -> Iterator[None]:
-        try:
-            yield
-        except ArgumentError:
-            raise
-        except (SQLAlchemyError, OSError) as err:
-            raise LedgerUnavailable(
-                f"the ledger {self._shown} did not answer while {doing}",
-                got=str(getattr(err, "orig", None) or err),
-                next_step="check that the database is up, permitted and not full, and run the same command again",
-            ) from err
-
 
 def _loudness(report: DriftReport | PerformanceReport) -> dict[str, int]:
     return {"loud_version": 0 if report.quiet else report.model_version}
@@ -383,14 +269,10 @@ def _at(table: sa.Table, keys: dict[str, int]) -> list[sa.ColumnElement[bool]]:
 
 
 def _interval_keys(interval: Interval) -> dict[str, int]:
-    return {"interval_start": _microseconds(interval.start), "interval_end": _microseconds(interval.end)}
+    return {"interval_start": microseconds(interval.start), "interval_end": microseconds(interval.end)}
 
 
 def _model_payload(name: str, version: int) -> sa.Select[Any]:
     return sa.select(database.models.c.payload).where(
         database.models.c.name == name, database.models.c.version == version
     )
-
-
-def _microseconds(instant: datetime) -> int:
-    return (instant - _EPOCH) // timedelta(microseconds=1)

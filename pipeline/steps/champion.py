@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pipeline.errors import AliasConflict, InvalidRequest, NoChampion
+from pipeline.errors import AliasConflict, InvalidRequest, NoChampion, PromotionConflict
 from pipeline.intervals import format_instant
 from pipeline.reports import Decision, Promotion
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pipeline.steps.context import JobContext
 
 Move = Literal["promotion", "rollback"]
+ANCHOR = "chain"  # the tag of a model version that names the end of the record when the version became champion
+_SHORTEST_REASON = 3
 
 
 def at(ctx: JobContext, instant: datetime) -> ModelRef:
@@ -44,36 +46,78 @@ def latest(ctx: JobContext) -> Promotion | None:
     is in the ledger. Any other disagreement raises `AliasConflict`; a registry that does not answer raises
     `RegistryUnavailable`.
     """
-    promotion = ctx.ledger.champion(ctx.job.name)
-    alias = ctx.registry.champion(ctx.job.model_name)
-    if alias == (promotion.model.version if promotion else None):
+    promotion, alias = _both(ctx)
+    if alias == _version(promotion):
         return promotion
-    finished = _unfinished(ctx, promotion, alias)
-    if finished is None:
-        raise _conflict(ctx, promotion, alias)
-    ctx.ledger.record_promotion(finished)
-    return finished
+    # Perhaps somebody is between the two writes.
+    with ctx.ledger.moving(ctx.job.name):
+        promotion, alias = _both(ctx)
+        if alias == _version(promotion):
+            return promotion
+        finished = _unfinished(ctx, promotion, alias)
+        if finished is None:
+            raise _conflict(ctx, promotion, alias)
+        ctx.ledger.record_promotion(finished)
+        return finished
 
 
 def move(
+    ctx: JobContext,
+    effective_at: datetime,
+    model: ModelRef,
+    reason: str,
+    kind: Move,
+    *,
+    instead_of: Promotion | None,
+    adopt: bool = False,
+) -> Promotion:
+    """Record the decision, anchor the record in the registry, move the alias, record the promotion.
+
+    One move of a job at a time, and only while ``instead_of`` is the latest promotion (``None``: there is none): else
+    `PromotionConflict`, and nothing is written. A repeated call converges. Raises `AliasConflict` when the alias is not
+    where the ledger says, unless ``adopt`` takes over whatever it names.
+    """
+    with ctx.ledger.moving(ctx.job.name):
+        if (latest := ctx.ledger.champion(ctx.job.name)) != instead_of:
+            raise _lost(ctx, instead_of, latest)
+        return carry_out(ctx, effective_at, model, reason, kind, adopt=adopt)
+
+
+def carry_out(
     ctx: JobContext, effective_at: datetime, model: ModelRef, reason: str, kind: Move, *, adopt: bool = False
 ) -> Promotion:
-    """Record the decision, move the alias by compare-and-set, record the promotion; a repeated call converges.
-
-    Raises `AliasConflict` when the alias is not where the ledger says, unless ``adopt`` takes over whatever it names.
-    """
-    before = ctx.ledger.champion(ctx.job.name)
-    previous = before.model.version if before else None
+    """What `move` does, for a caller who holds the ledger's lock ``moving`` and has looked at who is champion."""
+    previous = _version(ctx.ledger.champion(ctx.job.name))
     decision = Decision.of(
         ctx.job.name, kind, effective_at, model.name, reason, {"version": model.version, "previous_version": previous}
     )
     ctx.ledger.record_decision(decision)
+    # Before the alias: whoever finds the alias moved also finds how long the record was by then.
+    ctx.registry.tag(model.name, model.version, {ANCHOR: anchor(*ctx.ledger.head(ctx.job.name))})
     alias = ctx.registry.champion(model.name)
     if alias != model.version:
         ctx.registry.move_alias(model.name, model.version, expected=alias if adopt else previous)
     promotion = _promotion(decision, model)
     ctx.ledger.record_promotion(promotion)
     return promotion
+
+
+def anchor(position: int, chain: str) -> str:
+    """The text of the anchor that says: the record had this link at this position."""
+    return f"{position}:{chain}"
+
+
+def stated(job: str, reason: str) -> str:
+    """The reason that somebody gave for overruling the loop, stripped; raises `InvalidRequest` when it says nothing."""
+    if len("".join(reason.split())) < _SHORTEST_REASON:
+        raise InvalidRequest(
+            f"job {job!r}: whoever overrules the loop says why",
+            expected=f"a reason of at least {_SHORTEST_REASON} characters",
+            got=repr(reason),
+            left_behind="nothing was changed",
+            next_step="run the same command again with --reason TEXT",
+        )
+    return reason.strip()
 
 
 def withdrawable(ctx: JobContext) -> tuple[Promotion, Promotion]:
@@ -98,6 +142,12 @@ def withdrawn(ctx: JobContext) -> Promotion | None:
     return _standing(ctx)[1]
 
 
+def withdrawn_versions(ctx: JobContext, before: datetime) -> set[int]:
+    """The versions that rollbacks effective before that instant took away."""
+    moves = [p for p in ctx.ledger.promotions(ctx.job.name) if is_rollback(p) and p.effective_at < before]
+    return {p.previous_version for p in moves if p.previous_version is not None}
+
+
 def _standing(ctx: JobContext) -> tuple[list[Promotion], Promotion | None]:
     """The promotions that no rollback has undone, oldest first, and the one that the last move undid."""
     standing: list[Promotion] = []
@@ -119,13 +169,21 @@ def is_rollback(promotion: Promotion) -> bool:
     return promotion.decision_id.startswith("rollback-")
 
 
+def _both(ctx: JobContext) -> tuple[Promotion | None, int | None]:
+    return ctx.ledger.champion(ctx.job.name), ctx.registry.champion(ctx.job.model_name)
+
+
+def _version(promotion: Promotion | None) -> int | None:
+    return promotion.model.version if promotion else None
+
+
 def _unfinished(ctx: JobContext, before: Promotion | None, alias: int | None) -> Promotion | None:
     """The promotion that the last decided move lacks, provided that the alias shows that it was carried out."""
     decided = ctx.ledger.decisions(ctx.job.name, kind=("promotion", "rollback"), last=1)
     if alias is None or not decided:
         return None
     (decision,) = decided
-    done = {"version": alias, "previous_version": before.model.version if before else None}
+    done = {"version": alias, "previous_version": _version(before)}
     if decision.details != done or (before is not None and before.decision_id == decision.id):
         return None
     return _promotion(decision, ctx.registered(alias).model)
@@ -155,6 +213,19 @@ def _conflict(ctx: JobContext, promotion: Promotion | None, alias: int | None) -
         f"{', '.join(map(str, known))})"
         if known
         else "set PIPELINE_LEDGER_URL to the ledger of the deployment that promoted it, or give the job another model.name",
+    )
+
+
+def _lost(ctx: JobContext, seen: Promotion | None, latest: Promotion | None) -> PromotionConflict:
+    def told(promotion: Promotion | None) -> str:
+        return f"version {promotion.model.version} by {promotion.decision_id}" if promotion else "no promotion"
+
+    return PromotionConflict(
+        f"the champion of job {ctx.job.name!r} changed while this move was prepared",
+        expected=told(seen),
+        got=told(latest),
+        left_behind="nothing was changed by this move",
+        next_step="run the same command again, if it is still right",
     )
 
 

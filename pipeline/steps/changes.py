@@ -36,7 +36,8 @@ def restate(ctx: JobContext, interval: Interval, *, quiet: bool = False) -> Mani
     planning and scoring raise; then the published partition stays as it is.
     """
     manifest = ctx.published(interval)
-    made = plan.plan(ctx, interval, model=manifest.model_version, quiet=quiet or manifest.quiet)
+    other = plan.challenger_of(ctx, manifest)
+    made = plan.plan(ctx, interval, model=manifest.model_version, challenger=other, quiet=quiet or manifest.quiet)
     return score.score(ctx, made)
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pipeline.registry import LoadedModel, Registry
     from pipeline.reports import Manifest, RegisteredModel
 
-DataSet = Literal["predictions", "quarantine", "monitoring/drift", "monitoring/performance"]
+DataSet = Literal["predictions", "quarantine", "monitoring/drift", "monitoring/performance", "shadow"]
 # Columns that steps add to tables in memory; the names cannot clash with a job's own columns in a file.
 LABEL, INTERVAL, PREDICTION = "__label__", "__interval__", "__prediction__"
 _ADDED = {LABEL, INTERVAL, PREDICTION}

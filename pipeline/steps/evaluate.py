@@ -11,7 +11,7 @@ from pipeline import maturity, pages, performance, windows
 from pipeline.errors import ContractViolation, LabelsOverdue, NoData
 from pipeline.intervals import format_instant
 from pipeline.policies import METRICS
-from pipeline.steps import incidents, labels, measure, truth, user_metrics
+from pipeline.steps import arms, incidents, labels, measure, truth, user_metrics
 from pipeline.verdicts import PerformanceReport, SliceMetric
 
 if TYPE_CHECKING:
@@ -137,9 +137,11 @@ def _evaluate(
         is_due = as_of >= manifest.end + job.labels.mature_after + job.labels.overdue_after
         reason = f"{_OVERDUE}: none of" if is_due and manifest.rows_scored else "No label has come yet for"
         return _unmeasurable(ctx, manifest, as_of, quiet, f"{reason} {manifest.rows_scored} rows.")
-    model, n = ctx.load(manifest.model_version), seen.table.num_rows
-    found, slices = measure.measure(ctx, manifest, model, seen.table, extra)
-    complete = maturity.assess(curve, age=as_of - manifest.end, labelled=n, rows=seen.rows)
+    model, own = ctx.load(manifest.model_version), measure.of_champion(seen.table)
+    n = own.num_rows
+    found, slices = measure.measure(ctx, manifest, model, own, extra)
+    compared = arms.compared(ctx, manifest, model, seen.table)
+    complete = maturity.assess(curve, age=as_of - manifest.end, labelled=seen.table.num_rows, rows=seen.rows)
     verdict, reason, limit = performance.judge(job.performance, job.metric, found, n, model.profile.baseline)
     shortfall = maturity.shortfall(complete, job.labels.min_completeness)
     if shortfall and verdict != "insufficient_data":
@@ -160,10 +162,11 @@ def _evaluate(
         n=n,
         rows_scored=manifest.rows_scored,
         model_version=manifest.model_version,
-        slices=slices,
+        slices=(*slices, *arms.slices(ctx, compared)),
         cause=cause,
         label=None if shortfall else truth.compare(ctx, model, manifest, seen.table, as_of),
         maturity=complete.model_copy(update={"files": seen.files, "pending": seen.pending}),
+        arms=compared,
         quiet=quiet,
     )
 

@@ -52,6 +52,13 @@ class Labelled:
     pending: datetime | None
 
 
+def of_champion(table: pa.Table) -> pa.Table:
+    """The rows that the champion scored: all but those of a rollout's challenger."""
+    if "variant" not in table.column_names:
+        return table
+    return table.filter(pc.equal(table["variant"], engine.CHAMPION))
+
+
 def labelled(ctx: JobContext, manifest: Manifest, as_of: datetime) -> Labelled | None:
     """The published rows of the interval whose label had arrived; ``None`` while there is no label file.
 
@@ -71,6 +78,8 @@ def measure(
     ctx: JobContext, manifest: Manifest, model: LoadedModel, table: pa.Table, extra: Mapping[str, UserMetric]
 ) -> tuple[Measured, tuple[SliceMetric, ...]]:
     """The job's metric over the labelled rows of ``table``; and every metric over them, and the job's over each slice.
+
+    ``table`` holds rows of one version only.
 
     Raises `ContractViolation` for labels that cannot be classes of the model.
     """

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline import __version__
 from pipeline.errors import NoData
 from pipeline.intervals import format_instant, partitions
-from pipeline.reports import InputFile, ModelRef, ScoringPlan
-from pipeline.steps import champion
+from pipeline.reports import Challenger, InputFile, Manifest, ModelRef, ScoringPlan
+from pipeline.steps import champion, rollout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,8 +22,18 @@ if TYPE_CHECKING:
 ModelPolicy = Literal["as_of", "current"] | int
 
 
-def plan(ctx: JobContext, interval: Interval, *, model: ModelPolicy = "as_of", quiet: bool = False) -> ScoringPlan:
-    """The plan for one interval, with the input frozen by digest and the model resolved to a version.
+def plan(
+    ctx: JobContext,
+    interval: Interval,
+    *,
+    model: ModelPolicy = "as_of",
+    challenger: Challenger | None = None,
+    quiet: bool = False,
+) -> ScoringPlan:
+    """The plan for one interval, with the input frozen by digest and the models resolved to versions.
+
+    ``as_of`` finds the challenger in rollout at the interval's end; any other policy scores with one version, unless
+    ``challenger`` is given, as when a partition is made again.
 
     Raises `NoData` when the interval has no input file, `NoChampion` when no version is champion, `AliasConflict` when
     the registry's alias was moved behind the ledger's back, `RegistryUnavailable` when the registry does not answer.
@@ -38,13 +48,16 @@ def plan(ctx: JobContext, interval: Interval, *, model: ModelPolicy = "as_of", q
             next_step=f"pipeline score {ctx.job.name} --start {format_instant(interval.start)} once the data is there",
         )
     resolved = resolve(ctx, interval, model)
+    if model == "as_of":
+        challenger = rollout.in_force(ctx, interval.end, resolved)
     made = ScoringPlan(
         job=ctx.job.name,
         start=interval.start,
         end=interval.end,
         model=resolved,
+        challenger=challenger,
         files=tuple(files),
-        fingerprint=_fingerprint(ctx, files, resolved),
+        fingerprint=_fingerprint(ctx, files, resolved, challenger),
         quiet=quiet,
     )
     ctx.ledger.record_plan(made)
@@ -74,11 +87,25 @@ def resolve(ctx: JobContext, interval: Interval, model: ModelPolicy) -> ModelRef
     return champion.current(ctx) if model == "current" else champion.at(ctx, interval.end)
 
 
-def _fingerprint(ctx: JobContext, files: Sequence[InputFile], model: ModelRef) -> str:
-    content = {
+def challenger_of(ctx: JobContext, manifest: Manifest) -> Challenger | None:
+    """The challenger that took part in a published partition; ``None`` when there was none."""
+    planned = ctx.ledger.plan(ctx.job.name, manifest.interval, manifest.fingerprint)
+    return planned.challenger if planned else None
+
+
+def shadow_fingerprint(fingerprint: str, challenger: Challenger) -> str:
+    """What the footer of a shadow file says that stands beside the predictions with that ``fingerprint``."""
+    return hashlib.sha256(f"{fingerprint} {challenger.model_dump_json()}".encode()).hexdigest()
+
+
+def _fingerprint(ctx: JobContext, files: Sequence[InputFile], model: ModelRef, challenger: Challenger | None) -> str:
+    content: dict[str, Any] = {
         "inputs": sorted((file.path, file.sha256) for file in files),
         "model": model.model_dump(),
         "code": __version__,
         "job": ctx.job.scoring_digest(),
     }
+    # What a shadow says is published elsewhere: the predictions are the same without it.
+    if challenger is not None and challenger.kind != "shadow":
+        content["challenger"] = challenger.model_dump()
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

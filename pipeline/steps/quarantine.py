@@ -48,7 +48,8 @@ def replay(ctx: JobContext, interval: Interval) -> Manifest:
     raises.
     """
     manifest = ctx.published(interval)
-    made = plan.plan(ctx, interval, model=manifest.model_version, quiet=manifest.quiet)
+    other = plan.challenger_of(ctx, manifest)
+    made = plan.plan(ctx, interval, model=manifest.model_version, challenger=other, quiet=manifest.quiet)
     return score.score(ctx, made, again=True)
 
 

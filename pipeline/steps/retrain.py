@@ -1,18 +1,16 @@
-"""Decide whether to train, and train a challenger on what was known at a given time."""
+"""Train a challenger on what was known at a given time."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline import engine, trainers, triggers, windows
+from pipeline import engine, trainers, windows
 from pipeline.errors import ContractViolation, InvalidRequest, NotEnoughLabels
 from pipeline.intervals import Interval, format_instant
-from pipeline.metrics import Outcomes
-from pipeline.reports import Decision, RegisteredModel, TriggerDecision
-from pipeline.steps import champion, labels, plan, profile, validate
+from pipeline.steps import champion, contest, disjoint, labels, plan, profile, validate
 from pipeline.steps.context import INTERVAL, LABEL
 from pipeline.steps.sampling import KeySample, comparable
 
@@ -20,55 +18,37 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
+    from pipeline.reports import RegisteredModel
+    from pipeline.steps.contest import Choice
     from pipeline.steps.context import JobContext
-    from pipeline.windows import TrainingWindow
 
 
-def decide(ctx: JobContext, as_of: datetime) -> TriggerDecision:
-    """The recorded decision whether to train at ``as_of``; raises `NoChampion` before the first promotion."""
-    job = ctx.job
-    version = champion.at(ctx, as_of).version
-    trained = [m.as_of for m in ctx.ledger.models(job.name) if m.as_of <= as_of]
-    decision = triggers.decide(
-        job.retrain,
-        as_of,
-        champion_version=version,
-        drift=ctx.ledger.drift(job.name, ended_by=as_of, last=job.retrain.of_last, loud_on=version),
-        performance=ctx.ledger.performance(job.name, as_of=as_of, last=job.retrain.of_last, loud_on=version),
-        last_trained=max(trained),
-    )
-    record_trigger(ctx, as_of, decision)
-    return decision
-
-
-def record_trigger(ctx: JobContext, as_of: datetime, decision: TriggerDecision) -> str:
-    """Record a decision whether to train at ``as_of`` and return its id, ``trigger-`` and 12 hex digits."""
-    outcome = "fire" if decision.fire else "hold"
-    record = Decision.of(ctx.job.name, "trigger", as_of, outcome, decision.reason, {"cause": decision.cause})
-    ctx.ledger.record_decision(record)
-    return record.id
-
-
-def train(ctx: JobContext, as_of: datetime) -> RegisteredModel:
+def train(ctx: JobContext, as_of: datetime, since: datetime | None = None) -> RegisteredModel:
     """The challenger trained at ``as_of``, registered with its drift reference; nothing is promoted.
 
+    ``since`` is when the change began for which it is trained, if any; see `pipeline.steps.contest` for what it learns from.
     Safe to repeat: a version already registered for this ``as_of`` is returned as it is. Raises `NotEnoughLabels`
     when too few labelled rows had arrived or the metric is undefined on the holdout, and what `pipeline.trainers.fit` raises.
     """
     for known in ctx.ledger.models(ctx.job.name):
         if known.as_of == as_of:
             return known
-    found, unreadable, volumes = collect(ctx, windows.history(ctx.job, as_of), as_of)
+    stretches = windows.stretches(ctx.job, as_of, since)
+    longest = min(stretches.values(), key=lambda span: span.start)
+    found, unreadable, volumes = collect(ctx, longest, as_of)
     rows = _enough(ctx, found, unreadable, as_of)
-    window = _split(ctx, rows, as_of)
-    cut = _index(ctx, window.holdout.start)
-    held = rows[INTERVAL].to_numpy() >= cut
+    choice = contest.choose(ctx.job, rows, stretches, _index)
+    window = choice.split
+    at = rows[INTERVAL].to_numpy()
+    rows = rows.filter(pa.array(at >= _index(window.train.start)))
+    held = rows[INTERVAL].to_numpy() >= _index(window.holdout.start)
     frame = engine.to_frame(rows, ctx.job.features.columns)
     target = rows[LABEL].to_numpy()
-    estimator = trainers.fit(ctx.job, frame[~held], target[~held])
+    estimator = trainers.fit(choice.job, frame[~held], target[~held])
     predictions = engine.predict(estimator, frame[held], ctx.job.task)
-    outcomes = class_outcomes(estimator, predictions, target[held])
-    made, reference = profile.build(ctx, window, rows, held, estimator, predictions, outcomes, volumes)
+    outcomes = contest.outcomes(estimator, predictions, target[held])
+    seen = {start: rows for start, rows in volumes.items() if start >= format_instant(window.train.start)}
+    made, reference = profile.build(ctx, window, rows, held, estimator, predictions, outcomes, seen)
     registered = ctx.registry.register(
         ctx.job.model_name,
         estimator,
@@ -76,14 +56,27 @@ def train(ctx: JobContext, as_of: datetime) -> RegisteredModel:
         signature_output=predictions.labels[:1000],
         profile=made,
         reference=reference,
+        learnt=disjoint.identities(ctx, rows.filter(pa.array(~held))),
         as_of=as_of,
-        parameters={"trainer": ctx.job.model.trainer, **{k: str(v) for k, v in ctx.job.model.parameters.items()}},
+        parameters=_parameters(choice),
         metrics={f"holdout_{made.baseline.metric}": made.baseline.value, "train_rows": float(made.rows)},
         tags={"job": ctx.job.name, "as_of": format_instant(as_of)},
     )
-    registered = registered.model_copy(update={"left_out": unreadable})
+    facts = {
+        "left_out": unreadable,
+        "window": choice.window,
+        "settings": choice.settings,
+        "contest": dict(choice.values),
+    }
+    registered = registered.model_copy(update=facts)
     ctx.ledger.record_model(ctx.job.name, registered)
     return registered
+
+
+def _parameters(choice: Choice) -> dict[str, str]:
+    model = choice.job.model
+    known = {"trainer": model.trainer, "window": choice.window, "settings": choice.settings}
+    return {**known, **{name: str(value) for name, value in model.parameters.items()}}
 
 
 def collect(ctx: JobContext, span: Interval, as_of: datetime) -> tuple[pa.Table | None, dict[str, str], dict[str, int]]:
@@ -107,7 +100,7 @@ def collect(ctx: JobContext, span: Interval, as_of: datetime) -> tuple[pa.Table 
             if seen:
                 volumes[start] = seen
             if rows is not None and rows.num_rows:
-                index = pa.array(np.full(rows.num_rows, _index(ctx, interval.start)))
+                index = pa.array(np.full(rows.num_rows, _index(interval.start)))
                 sample.add(rows.append_column(INTERVAL, index))
         except ContractViolation as error:
             broken[start] = error.what
@@ -156,34 +149,9 @@ def _enough(ctx: JobContext, rows: pa.Table | None, unreadable: Mapping[str, str
     return rows
 
 
-def class_outcomes(estimator: Any, predictions: engine.Predictions, truth: np.ndarray[Any, Any]) -> Outcomes:
-    """Predictions that were just made beside ``truth``, the labels of the same rows, as metrics take them."""
-    if predictions.scores is None:
-        return Outcomes(truth.astype(np.float64), predictions.labels)
-    return Outcomes(truth, predictions.labels, predictions.scores, tuple(estimator.classes_))
-
-
-def _index(ctx: JobContext, start: datetime) -> int:
+def _index(start: datetime) -> int:
     """An integer that grows by at least one from interval to interval: minutes since 1970."""
     return int(start.timestamp() // 60)
-
-
-def _split(ctx: JobContext, rows: pa.Table, as_of: datetime) -> TrainingWindow:
-    span = windows.history(ctx.job, as_of)
-    first = min(i.start for i in ctx.job.cadence.split(span) if _index(ctx, i.start) == _first(rows))
-    window = windows.training(ctx.job, Interval(first, span.end))
-    if window is None:
-        raise NotEnoughLabels(
-            f"job {ctx.job.name!r}: all labelled rows known at {format_instant(as_of)} lie in one interval",
-            expected="at least two intervals, one to learn from and one to compare on",
-            got=f"rows from {format_instant(first)} on",
-            next_step=f"pipeline retrain {ctx.job.name} --as-of T with a later T",
-        )
-    return window
-
-
-def _first(rows: pa.Table) -> int:
-    return int(rows[INTERVAL].to_numpy().min())
 
 
 def require_champion_absent(ctx: JobContext, as_of: datetime) -> None:

@@ -9,23 +9,25 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipeline import __version__, engine
+from pipeline import __version__
 from pipeline.errors import FileRejected, RowsUnaccounted
 from pipeline.failpoints import reach
 from pipeline.intervals import format_instant
 from pipeline.reports import Manifest, RejectedFile
 from pipeline.steps import validate
+from pipeline.steps.plan import shadow_fingerprint
 from pipeline.steps.sampling import KeySample
+from pipeline.steps.variants import ChallengerFailed, Models
+from pipeline.storage import Current
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pipeline.registry import LoadedModel
     from pipeline.reports import ScoringPlan, ValidationReport
     from pipeline.schema import RowChecker
     from pipeline.steps.context import JobContext
     from pipeline.steps.validate import OpenedInput
-    from pipeline.storage import Current, Published, Staged, Target
+    from pipeline.storage import Published, Staged, Target
 
 # Rows that Great Expectations sees at most; more would only make it slower, not surer.
 _EXPECTATION_ROWS = 20_000
@@ -34,10 +36,12 @@ _EXPECTATION_ROWS = 20_000
 def score(ctx: JobContext, plan: ScoringPlan, *, again: bool = False) -> Manifest:
     """The manifest of the published partition. Equal fingerprint: nothing is touched and ``status`` is ``unchanged``.
 
-    ``again`` looks at every row in spite of an equal fingerprint. Quarantined rows are published first, the predictions
-    last; the predictions file is the commit record and the manifest can always be derived from its footer. Raises what
-    `pipeline.steps.validate` raises, `ModelTampered`, `InputChanged`, `RowsUnaccounted`, and `PublishConflict` when another
-    run published the interval meanwhile; otherwise the previously published partition is still in place.
+    ``again`` looks at every row in spite of an equal fingerprint. Quarantined rows and a shadow's predictions are published
+    first, the predictions last. A challenger that cannot score its rows leaves them to the champion, and that is recorded:
+    it ends its rollout. The predictions file is the commit record and the manifest can always be derived from its footer.
+
+    Raises what `pipeline.steps.validate` raises, `ModelTampered`, `InputChanged`, `RowsUnaccounted`, and `PublishConflict`
+    when another run published the interval meanwhile; otherwise the previously published partition is still in place.
     """
     seen = _Seen.of(ctx, plan)
     if seen.holds(plan) and not again:
@@ -54,17 +58,22 @@ def score(ctx: JobContext, plan: ScoringPlan, *, again: bool = False) -> Manifes
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What was published of an interval when scoring began, in both of its files: the fence against other runs."""
+    """What was published of an interval when scoring began, in all of its files: the fence against other runs."""
 
     target: Target
     predictions: Current
     aside: Target
     quarantine: Current
+    beside: Target
+    shadow: Current
 
     @classmethod
     def of(cls, ctx: JobContext, plan: ScoringPlan) -> _Seen:
         target, aside = ctx.target("predictions", plan.interval), ctx.target("quarantine", plan.interval)
-        return cls(target, ctx.storage.current(target), aside, ctx.storage.current(aside))
+        beside = ctx.target("shadow", plan.interval)
+        nothing = Current(None, None)
+        shadow = ctx.storage.current(beside) if _shadows(plan) else nothing
+        return cls(target, ctx.storage.current(target), aside, ctx.storage.current(aside), beside, shadow)
 
     @property
     def footer(self) -> Mapping[str, str]:
@@ -72,8 +81,10 @@ class _Seen:
         return self.predictions.metadata or {}
 
     def holds(self, plan: ScoringPlan) -> bool:
-        """Whether the plan's outcome is there: a run that died between the two files left only one of them."""
+        """Whether the plan's outcome is there: a run that died between the files left only some of them."""
         if self.footer.get("fingerprint") != plan.fingerprint:
+            return False
+        if _shadows(plan) and (self.shadow.metadata or {}).get("fingerprint") != _shadow_footer(plan)["fingerprint"]:
             return False
         if int(self.footer["rows_quarantined"]) == 0:
             return self.quarantine.metadata is None
@@ -82,12 +93,14 @@ class _Seen:
 
 def _publish(ctx: JobContext, plan: ScoringPlan, seen: _Seen) -> tuple[Mapping[str, str], Published]:
     """Score what can be used of the input; a file whose pages turn out to be broken costs a fresh start without it."""
-    model = ctx.load(plan.model.version)
+    models = Models.of(ctx, plan)
     rejected: tuple[RejectedFile, ...] = ()
     while True:
         source = validate.opened(ctx, plan.interval, plan.files, rejected=rejected)
         try:
-            return _publish_usable(ctx, plan, model, source, seen)
+            return _publish_usable(ctx, plan, models, source, seen)
+        except ChallengerFailed as failure:
+            models = Models.of(ctx, plan, fault=str(failure))
         except FileRejected as refusal:
             rejected = (*source.rejected, validate.as_rejected(plan.files, refusal))
             if len(rejected) == len(plan.files):
@@ -95,11 +108,10 @@ def _publish(ctx: JobContext, plan: ScoringPlan, seen: _Seen) -> tuple[Mapping[s
 
 
 def _publish_usable(
-    ctx: JobContext, plan: ScoringPlan, model: LoadedModel, source: OpenedInput, seen: _Seen
+    ctx: JobContext, plan: ScoringPlan, models: Models, source: OpenedInput, seen: _Seen
 ) -> tuple[Mapping[str, str], Published]:
     job, checker = ctx.job, source.checker
-    columns = ctx.model_columns(model)
-    schema = engine.output_schema(job, source.schema, getattr(model.estimator, "classes_", ()))
+    schema, by_challenger = models.schema(source.schema), 0
     sample = KeySample(job.features.key, _EXPECTATION_ROWS, job.model.seed)
     sample.add(source.schema.empty_table())
     with ExitStack() as stack:
@@ -107,26 +119,38 @@ def _publish_usable(
         quarantine: Staged = stack.enter_context(
             ctx.storage.stage(seen.aside, checker.quarantine_schema, seen=seen.quarantine)
         )
+        shadow: Staged | None = None
+        if _shadows(plan):
+            shadow = stack.enter_context(ctx.storage.stage(seen.beside, schema, seen=seen.shadow))
         for batch in validate.checked(ctx, source):
             if batch.bad is not None:
                 quarantine.write(batch.bad)
             if batch.good.num_rows:
                 sample.add(batch.good)
-                frame = engine.to_frame(batch.good, columns)
-                made = engine.predict(model.estimator, frame, job.task)
-                predictions.write(engine.output_batch(batch.good, made, schema, plan.model.version))
+                made, beside, count = models.score(batch.good, schema)
+                predictions.write(made)
+                by_challenger += count
+                if shadow is not None and beside is not None:
+                    shadow.write(beside)
         accepted = sample.table()
         report = validate.conclude(ctx, plan.interval, source, accepted if accepted is not None else pa.table({}))
         _assert_accounted(plan, checker, predictions.rows, quarantine.rows)
         footer = _footer(plan, report, source.rejected, predictions.rows)
+        footer |= _challenger_footer(plan, by_challenger, models.fault)
         if quarantine.rows:
             quarantine.publish(expected_rows=quarantine.rows, metadata=footer)
         else:
             ctx.storage.withdraw(seen.aside, seen=seen.quarantine)
+        if shadow is not None:
+            shadow.publish(expected_rows=shadow.rows, metadata={**_shadow_footer(plan), "fault": models.fault})
         reach("score.quarantined")
         return footer, predictions.publish(
             expected_rows=predictions.rows, metadata=footer, unique=tuple(job.features.key)
         )
+
+
+def _shadows(plan: ScoringPlan) -> bool:
+    return plan.challenger is not None and plan.challenger.kind == "shadow"
 
 
 def _assert_accounted(plan: ScoringPlan, checker: RowChecker, scored: int, quarantined: int) -> None:
@@ -163,6 +187,36 @@ def _footer(
     }
 
 
+def _challenger_footer(plan: ScoringPlan, rows: int, fault: str) -> dict[str, str]:
+    """What the footer says of the other version of a split partition; nothing of a shadow, whose rows are elsewhere."""
+    if plan.challenger is None or _shadows(plan):
+        return {}
+    return {
+        "challenger_version": str(plan.challenger.model.version),
+        "challenger_digest": plan.challenger.model.digest,
+        "challenger_share": str(plan.challenger.share),
+        "challenger_rows": str(rows),
+        "challenger_fault": fault,
+        "rollout": plan.challenger.salt,
+    }
+
+
+def _shadow_footer(plan: ScoringPlan) -> dict[str, str]:
+    assert plan.challenger is not None
+    model = plan.challenger.model
+    return {
+        "fingerprint": shadow_fingerprint(plan.fingerprint, plan.challenger),
+        "job": plan.job,
+        "interval_start": format_instant(plan.start),
+        "interval_end": format_instant(plan.end),
+        "model_name": model.name,
+        "model_version": str(model.version),
+        "model_digest": model.digest,
+        "rollout": plan.challenger.salt,
+        "code_version": __version__,
+    }
+
+
 def _manifest(
     ctx: JobContext, plan: ScoringPlan, footer: Mapping[str, str], published: Published, status: Any
 ) -> Manifest:
@@ -181,6 +235,9 @@ def _manifest(
         model_name=footer["model_name"],
         model_version=int(footer["model_version"]),
         model_digest=footer["model_digest"],
+        challenger_version=int(footer["challenger_version"]) if "challenger_version" in footer else None,
+        rows_challenger=int(footer.get("challenger_rows", "0")),
+        challenger_fault=footer.get("challenger_fault", ""),
         fingerprint=footer["fingerprint"],
         sha256=published.sha256,
         code_version=footer["code_version"],

@@ -53,6 +53,7 @@ def files_of(job: JobSpec, estimator: Any = None, **attributes: Any) -> dict[str
         signature_output=target,
         profile=profile,
         reference=pa.concat_tables([table.slice(0, 20), table.slice(20, 5)]),
+        learnt=np.array([3, 2**64 - 1], dtype=np.uint64),
         as_of=AS_OF,
     )
 
@@ -125,10 +126,13 @@ def test_mlmodel_describes_columns_and_time_of_the_training(files: dict[str, byt
 def test_verified_files_are_read_back_as_they_were_written(files: dict[str, bytes]) -> None:
     registered = record(files)
     modelfiles.verify({**files, "registered_model_meta": b"written by MLflow"}, registered)
-    estimator, profile, reference = modelfiles.read(files, registered.model, ())
+    estimator, profile, reference, learnt = modelfiles.read(files, registered.model, ())
     assert list(estimator.classes_) == [0, 1]
     assert profile.effects == {"country": 0.1, "amount": 0.2}
     assert reference.num_rows == 25
+    assert learnt.tolist() == [3, 2**64 - 1]
+    older = {name: content for name, content in files.items() if name != "learnt.parquet"}
+    assert modelfiles.read(older, registered.model, ())[3].tolist() == []
 
 
 @pytest.mark.parametrize("name", ["extra.py", "code/evil.py", "nested/registered_model_meta"])
@@ -231,14 +235,14 @@ def test_only_types_that_the_job_names_are_trusted_whatever_the_version_claims(j
     assert name in yaml.safe_load(files["MLmodel"])["flavors"]["sklearn"]["skops_trusted_types"]
     with pytest.raises(ModelTampered, match=r"types that are not trusted.*Opinion"):
         modelfiles.read(files, record(files).model, ())
-    estimator, _, _ = modelfiles.read(files, record(files).model, [name])
+    estimator, *_ = modelfiles.read(files, record(files).model, [name])
     assert isinstance(estimator.opinion_, Opinion)
 
 
 def test_a_users_random_forest_is_read_when_the_job_trusts_its_trees(job: JobSpec) -> None:
     files = files_of(job, RandomForestClassifier(n_estimators=3, random_state=0))
     assert files == files_of(job, RandomForestClassifier(n_estimators=3, random_state=0))
-    estimator, _, _ = modelfiles.read(files, record(files).model, ["sklearn.tree._tree.Tree"])
+    estimator, *_ = modelfiles.read(files, record(files).model, ["sklearn.tree._tree.Tree"])
     assert len(estimator.estimators_) == 3
 
 

@@ -39,7 +39,15 @@ if TYPE_CHECKING:
     from pipeline.job import JobSpec
 
 AS_OF = datetime(2026, 3, 1, tzinfo=UTC)
-FILES = ["MLmodel", "model.skops", "profile.json", "python_env.yaml", "reference.parquet", "requirements.txt"]
+FILES = [
+    "MLmodel",
+    "learnt.parquet",
+    "model.skops",
+    "profile.json",
+    "python_env.yaml",
+    "reference.parquet",
+    "requirements.txt",
+]
 
 
 @dataclass(frozen=True)
@@ -98,6 +106,7 @@ def register(registry: Registry, training: Training) -> RegisteredModel:
         signature_output=training.labels,
         profile=training.profile,
         reference=training.reference,
+        learnt=np.arange(10, dtype=np.uint64),
         as_of=AS_OF,
         parameters={"max_iter": "4"},
         metrics={"roc_auc": 0.9},

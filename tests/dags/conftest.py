@@ -95,7 +95,6 @@ class InProcessAirflow:
         ``causes`` are the runs whose asset events start this one, ``planned`` is when it was planned (default: now).
         """
         from airflow.models.asset import AssetEvent
-        from airflow.sdk.definitions.dag import _run_task
         from airflow.serialization.serialized_objects import DagSerialization
         from airflow.utils.session import create_session
         from airflow.utils.types import DagRunTriggeredByType, DagRunType
@@ -103,7 +102,6 @@ class InProcessAirflow:
 
         dag = self.as_in_a_task(dag_id)[dag_id]
         self._runs += 1
-        errors: dict[str, BaseException] = {}
         with create_session() as session:
             run = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(dag)).create_dagrun(
                 run_id=f"{kind}__{self._runs}",
@@ -119,17 +117,22 @@ class InProcessAirflow:
             known = select(AssetEvent).where(AssetEvent.source_run_id.in_([cause.run_id for cause in causes]))
             run.consumed_asset_events.extend(session.scalars(known))
             session.commit()
-            for ready in _rounds(run, session):
-                for instance in ready:
-                    instance.try_number += 1
-                    instance.state = "scheduled"
-                session.commit()
-                for instance in ready:
-                    done = _run_task(ti=instance, task=dag.task_dict[instance.task_id])
-                    if done is not None and done.error is not None:
-                        errors[_name(instance)] = done.error
-                session.expire_all()
-            return _ran(run, errors, session)
+            return _lived(run, dag, session)
+
+    def resume(self, dag_id: str, run_id: str) -> Ran:
+        """Go on with a run in which a task that waited was answered, or was cleared, as far as it comes."""
+        from airflow.models.dagrun import DagRun
+        from airflow.serialization.serialized_objects import DagSerialization
+        from airflow.utils.session import create_session
+        from sqlalchemy import select
+
+        dag = self.as_in_a_task(dag_id)[dag_id]
+        with create_session() as session:
+            run = session.scalars(select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id)).one()
+            run.dag = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(dag))
+            run.state = "running"
+            session.commit()
+            return _lived(run, dag, session)
 
     def _bag(self, folder: Path) -> Any:
         from airflow.dag_processing.dagbag import BundleDagBag
@@ -137,11 +140,31 @@ class InProcessAirflow:
         return BundleDagBag(dag_folder=folder, bundle_path=DAGS, bundle_name="dags-folder")
 
 
+def _lived(run: Any, dag: Any, session: Any) -> Ran:
+    """The run after all that is ready was run, one task after the other."""
+    from airflow.sdk.definitions.dag import _run_task
+
+    errors: dict[str, BaseException] = {}
+    for ready in _rounds(run, session):
+        for instance in ready:
+            # One that goes on after waiting is in the middle of its try.
+            instance.try_number += instance.state != "scheduled"
+            instance.state = "scheduled"
+        session.commit()
+        for instance in ready:
+            done = _run_task(ti=instance, task=dag.task_dict[instance.task_id])
+            if done is not None and done.error is not None:
+                errors[_name(instance)] = done.error
+        session.expire_all()
+    return _ran(run, errors, session)
+
+
 def _rounds(run: Any, session: Any) -> Iterator[list[Any]]:
     """The task instances that are ready, again and again, until nothing happens any more; a round may only skip some."""
     states: dict[str, str] = {}
     while True:
-        ready = run.update_state(session=session)[0]
+        answered = [instance for instance in run.get_task_instances(session=session) if instance.state == "scheduled"]
+        ready = answered + run.update_state(session=session)[0]
         before, states = states, _states(run, session)
         if not ready and states == before:
             return

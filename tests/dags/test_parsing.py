@@ -75,19 +75,20 @@ def parse(tmp_path):
 def folder(tmp_path, parcels):
     """A function that fills a folder with that many jobs and returns it."""
 
-    def fill(count):
+    def fill(count, **changes):
         made = tmp_path / f"jobs{count}"
         made.mkdir()
         for number in range(count):
-            (made / f"job_{number}.yaml").write_text(json.dumps(parcels(name=f"job_{number}")))
+            (made / f"job_{number}.yaml").write_text(json.dumps(parcels(name=f"job_{number}", **changes)))
         return made
 
     return fill
 
 
-def test_every_file_is_parsed_where_no_heavy_library_can_be_imported(parse, folder):
+@pytest.mark.parametrize("promote", [{}, {"approval": {"required": True}}], ids=["", "with approval"])
+def test_every_file_is_parsed_where_no_heavy_library_can_be_imported(parse, folder, promote):
     plugins = sorted((REPOSITORY / "plugins").glob("*.py"))
-    facts = parse(folder(1), *(REPOSITORY / "dags" / name for name in FILES), *plugins)
+    facts = parse(folder(1, promote=promote), *(REPOSITORY / "dags" / name for name in FILES), *plugins)
     assert set(facts) == {*FILES, *(path.name for path in plugins)}
     assert {name: fact["loaded"] for name, fact in facts.items() if fact["loaded"]} == {}
 
@@ -200,7 +201,7 @@ def test_the_chain_is_held_together_by_assets_that_name_the_job(airflow):
         }
 
     assert outlets("score") == {"parcels.predictions", "parcels.drift"}
-    assert (causes("evaluate"), outlets("evaluate")) == ({"parcels.drift"}, {"parcels.performance"})
+    assert (causes("evaluate"), outlets("evaluate")) == ({"parcels.drift"}, {"parcels.performance", "parcels.model"})
     assert (causes("retrain"), outlets("retrain")) == ({"parcels.performance"}, {"parcels.model"})
 
 
@@ -223,6 +224,7 @@ def test_pools_come_from_the_environment_because_only_a_deployment_knows_which_e
         "evaluate.evaluate": "few",
         "evaluate.report_unmeasured": "default_pool",
         "evaluate.notify": "default_pool",
+        "evaluate.watch": "one",
         "retrain.decide": "few",
         "retrain.train": "one",
         "operations.sweep": "default_pool",

@@ -151,7 +151,12 @@ def test_a_backfill_publishes_but_its_events_start_no_evaluation(airflow, backfi
     assert [backfill.events[f"parcels.{name}"]["quiet"] for name in ("predictions", "drift")] == [True, True]
     evaluation = airflow.run("parcels__evaluate", kind="asset_triggered", causes=[backfill])
     assert (evaluation.state, evaluation.events) == ("success", {})
-    assert evaluation.states == {"evaluate": "skipped", "report_unmeasured": "skipped", "notify": "success"}
+    assert evaluation.states == {
+        "evaluate": "skipped",
+        "report_unmeasured": "skipped",
+        "watch": "skipped",
+        "notify": "success",
+    }
 
 
 def test_the_events_of_scored_intervals_evaluate_all_that_matured_by_the_end_of_the_latest(evaluation, output):
@@ -205,7 +210,7 @@ def test_a_quiet_evaluation_starts_no_training(airflow, course):
 
 
 def test_lasting_change_trains_a_challenger_whose_gate_report_is_linked(airflow, course, evaluation, output):
-    evaluated = airflow.run("parcels__evaluate", kind="asset_triggered", causes=[course[15]])
+    evaluated = airflow.run("parcels__evaluate", kind="asset_triggered", causes=[course[16]])
     run = airflow.run("parcels__retrain", kind="asset_triggered", causes=[evaluated])
     event, trigger = run.events["parcels.model"], run.results["decide"]["trigger"]
     assert (run.state, event, event["model_version"]) == ("success", run.results["train"], 2)

@@ -235,6 +235,7 @@ class TestQuiet:
         list(runtime.score(job, day(start), day(end)))
         list(runtime.monitor(job, day(start), day(end)))
         assert len(runtime.ledger.drift("orders", loud_on=1)) == end - start
+        runtime.evaluate(job, day(end))
         assert runtime.decide(job, day(end)).fire
 
     def unmoved(self, runtime: Runtime, decided: list[Any], promoted: list[Any]) -> None:

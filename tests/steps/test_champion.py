@@ -129,7 +129,7 @@ def test_an_alias_that_strangers_moved_stops_everything_until_a_person_says_who_
         with pytest.raises(AliasConflict, match=conflict):
             attempt()
     with pytest.raises(AliasConflict, match="not where it should be"):
-        three.rollback(job, "no")
+        three.rollback(job, "not this one")
     three.promote(job, right, "settled", day(20))
     assert three.registry.champion("orders") == right
     assert [m.model_version for m in three.score(job, day(20))] == [right]

@@ -50,17 +50,12 @@ def test_the_whole_loop_by_hand(home, capsys):
     assert retrained["outcome"] in ("kept", "dry_run")
     told = run(capsys, "explain", retrained["decision_ids"][0])[1]
     assert told["kind"] == "gate"
-    assert len(told["made_with"]) == 1
+    assert [id.split("-")[0] for id in told["made_with"]] == ["trigger", "training", "training"]
     assert run(capsys, "promote", "orders", "--version", "2", "--reason", "drill", "--at", "2026-01-18")[0] == 0
     status = run(capsys, "status")[1]["jobs"][0]
     assert (status["champion"], status["intervals"], status["rows_scored"]) == (2, 3, 300)
-    assert [d["id"].split("-")[0] for d in status["decisions"]] == [
-        "promotion",
-        "gate",
-        "trigger",
-        "promotion",
-        "trigger",
-    ]
+    kinds = [d["id"].split("-")[0] for d in status["decisions"]]
+    assert kinds == ["promotion", "training", "gate", "training", "trigger"]
     assert run(capsys, "rollback", "orders", "--reason", "drill over")[1]["model"]["version"] == 1
 
 
@@ -165,6 +160,11 @@ def test_explain_tells_every_kind_of_decision_in_sentences(home, capsys):
         return capsys.readouterr().out
 
     first = story(made["decision_ids"][0])
+    assert "Version 1 was trained to be the first champion: no gate was asked." in first
+    assert (
+        f"Version 1 was champion until version 2 took over, from 2026-01-19T00:00:00Z on ({moved['decision_id']});"
+        in first
+    )
     assert "From 2026-01-10T00:00:00Z on version 1 is the champion of job orders, the first one." in first
     assert "At the same time: At 2026-01-10T00:00:00Z the policy of job orders started a training (bootstrap)." in first
     gate = story(gated["decision_ids"][0])
@@ -172,7 +172,12 @@ def test_explain_tells_every_kind_of_decision_in_sentences(home, capsys):
     assert "  roc_auc of the champion: 0." in gate
     assert "version 1 was replaced." in story(moved["decision_id"])
     assert "it is Friday" in story(moved["decision_id"])
-    assert "version 1 is again the champion of job orders; version 2 was withdrawn." in story(back["decision_id"])
+    assert "No gate was asked at that time: somebody promoted version 2; the reason above is theirs." in story(
+        moved["decision_id"]
+    )
+    withdrawn = story(back["decision_id"])
+    assert "version 1 is again the champion of job orders; version 2 was withdrawn." in withdrawn
+    assert "Version 1 was champion and still is; 0 of the partitions published since carry it now." in withdrawn
     code, error = run(capsys, "explain", "gate-000000000000")
     assert (code, error["error"]) == (65, "InvalidRequest")
 

@@ -213,16 +213,29 @@ def test_an_unlabelled_interval_is_reported_once_and_not_at_every_call(runtime, 
     assert runtime.evaluate(job, day(14)) == []
 
 
-def test_decide_fires_on_persistent_drift_only_after_the_cooldown(changing, day):
+def test_decide_fires_on_persistent_drift_once_it_can_be_learnt_and_the_cooldown_is_over(changing, day):
     runtime, job = changing
     list(runtime.monitor(job, day(10), day(15)))
     assert not runtime.decide(job, day(15)).fire
     list(runtime.monitor(job, day(15)))
     assert not runtime.decide(job, day(16)).fire
-    list(runtime.monitor(job, day(16), day(18)))
-    decision = runtime.decide(job, day(18))
-    assert (decision.fire, decision.cause) == (True, "drift")
-    assert "2 of the last 3" in decision.reason
+    list(runtime.monitor(job, day(16), day(20)))
+    waiting = runtime.decide(job, day(20))
+    assert (waiting.fire, waiting.cause, waiting.since) == (False, "drift", day(16))
+    assert (
+        "Waiting for labels since 2026-01-16T00:00:00Z: 0 labelled rows in 0 intervals are new, 200 in 3"
+        in waiting.reason
+    )
+    runtime.evaluate(job, day(21))
+    decision = runtime.decide(job, day(21))
+    assert (decision.fire, decision.cause) == (True, "degradation")
+    assert "3 of the last 3" in decision.reason
+    (recorded,) = runtime.ledger.decisions("orders", kind="trigger", last=1)
+    story = runtime.story(recorded)
+    assert "intervals judged on version 1, the champion then, these violated:" in story[2]
+    (drifted,) = (line for line in story if line.startswith("  2026-01-17T00:00:00Z drift: "))
+    assert "amount" in drifted
+    assert any(line.startswith("  2026-01-16T00:00:00Z roc_auc ") for line in story)
 
 
 def test_decide_ignores_what_backfills_found(changing, day):
@@ -241,7 +254,9 @@ def test_a_challenger_that_learnt_the_new_world_is_promoted_with_its_evidence(ch
     promotion = runtime.ledger.promotions("orders")[-1]
     assert (promotion.model.version, promotion.previous_version, promotion.effective_at) == (2, 1, day(26))
     assert "<html" in Path(report.report_uri).read_text()
-    assert runtime.explain(report.decision_ids[0]).details["challenger_version"] == 2
+    gate, move = map(runtime.explain, report.decision_ids)
+    assert gate.details["challenger_version"] == 2
+    assert f"Version 2 had won the gate ({gate.id})." in runtime.story(move)
 
 
 def test_a_challenger_that_is_no_better_is_kept_out(runtime, orders_on, worlds, day):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InvalidRequest
-from pipeline.replay import replay
+from pipeline.replay import backtest, replay
 
 
 @pytest.fixture
@@ -98,3 +98,28 @@ def test_a_day_without_data_or_with_broken_data_is_skipped_and_named(run, orders
     assert "no input for" in lines[2]
     assert "not readable as Parquet" in lines[3]
     assert sum("1 interval(s) cannot be measured: 2026-01-10" in line for line in lines) == 1
+
+
+def test_a_changed_policy_is_lived_through_beside_the_present_one(orders_on, worlds, day, tmp_path):
+    world = worlds(first=-9, days=26, rows=200, change_on=15)
+    job, careful = orders_on(world), orders_on(world, retrain={"enabled": False})
+    where = {"jobs": tmp_path / "jobs", "progress": lambda _: None}
+    found = backtest(job, careful, day(10), day(27), workspace=tmp_path / "both", **where)
+    alone = replay(job, day(10), day(27), policy="closed_loop", workspace=tmp_path / "alone", **where)
+    assert found["present"]["decisions"] == alone["decisions"]
+    assert found["present"]["metric"] == alone["metric"]
+    assert (found["changed"]["retrains"], found["changed"]["promotions"]) == (0, 0)
+    assert found["difference"]["retrains"] == -alone["retrains"] < 0
+    assert found["difference"]["promotions"] == -alone["promotions"] < 0
+    assert found["difference"]["training_seconds"] < 0
+    assert found["difference"]["metric"] < -0.05
+
+
+def test_a_job_about_something_else_is_no_changed_policy(orders_on, worlds, day, tmp_path):
+    job = orders_on(worlds(first=-9, days=26, rows=200, change_on=15))
+    other = orders_on(worlds(days=5, rows=10))
+    with pytest.raises(InvalidRequest, match=r"about something else than job 'orders'.*got other features, labels"):
+        backtest(
+            job, other, day(10), day(27), workspace=tmp_path / "w", jobs=tmp_path / "jobs", progress=lambda _: None
+        )
+    assert not (tmp_path / "w").exists()

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline import registry
 from pipeline.errors import (
     AliasConflict,
     ContractViolation,
@@ -168,7 +169,8 @@ def test_score_off_the_grid_names_the_nearest_starts(ready, orders, day):
         score(ready, orders, day(10).replace(hour=5))
 
 
-def test_score_refuses_a_champion_whose_files_changed(ready, orders, day, tmp_path):
+def test_score_refuses_a_champion_whose_files_changed(ready, orders, day, tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_loaded", {})  # as in another process than the one that trained it
     (file,) = (tmp_path / "home" / "models").rglob("model.skops")
     file.write_bytes(file.read_bytes()[:-1] + b"!")
     with pytest.raises(ModelTampered, match=r"model\.skops"):

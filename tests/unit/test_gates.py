@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
-from pipeline.gates import compare, insufficient
+from pipeline.gates import compare, first, insufficient
+from pipeline.guards import levels
 from pipeline.metrics import Outcomes, evaluate
-from pipeline.policies import DECIDING, MetricName, Promote, Task
-
-if TYPE_CHECKING:
-    from pipeline.reports import GateDecision
+from pipeline.policies import DECIDING, MetricName, Task
+from pipeline.release import Promote
+from pipeline.reports import GateDecision
 
 EVERY_METRIC = [(task, metric) for task, metrics in DECIDING.items() for metric in metrics]
 TRIALS = 200
@@ -21,7 +22,9 @@ TRIALS = 200
 def judged(
     champion: Outcomes, challenger: Outcomes, interval: np.ndarray, *, metric: MetricName = "mae", **policy: Any
 ) -> GateDecision:
-    return compare(Promote(**policy), metric, champion=champion, challenger=challenger, interval=interval, seed=11)
+    # The worlds here are not about calibration; a sharper model of theirs is a less calibrated one.
+    asked = Promote(**{"max_calibration_loss": None, **policy})
+    return compare(asked, metric, champion=champion, challenger=challenger, interval=interval, seed=11)
 
 
 def rival_regressions(
@@ -178,14 +181,191 @@ def test_one_seed_gives_one_decision_and_another_seed_another_bound(rng: np.rand
     assert low(1).gain == low(2).gain
 
 
-def test_fewer_than_seven_intervals_are_resampled_by_rows(rng: np.random.Generator) -> None:
+def test_seven_days_are_resampled_and_fewer_leave_rows_as_the_units(rng: np.random.Generator) -> None:
     champion, challenger, _ = rivals("regression", rng, advantage=0.9)
-    by_rows = judged(champion, challenger, np.arange(600))
-    six, seven = (judged(champion, challenger, np.arange(600) * k // 600) for k in (6, 7))
-    assert six == by_rows
-    assert "600 resampled rows" in six.reason
-    assert "7 resampled days" in seven.reason
-    assert seven.low != six.low
+    one, six, seven = (judged(champion, challenger, np.arange(600) * k // 600) for k in (1, 6, 7))
+    assert (six.test, six.units) == ("Student's t on 600 rows", 600)
+    assert (seven.test, seven.units) == ("block bootstrap of 7 days", 7)
+    assert "(block bootstrap of 7 days)" in seven.reason
+    # Six days that differ make the rows less sure, never surer.
+    assert (one.low or 0) >= (six.low or 0)
+
+
+def test_few_days_that_differ_much_are_not_taken_for_many_independent_rows(rng: np.random.Generator) -> None:
+    promoted = 0
+    for _ in range(TRIALS):
+        pair = rival_regressions(rng, 3, 200, interval_noise=0.5)
+        promoted += judged(*pair).outcome == "promote"
+    # Three days cannot tell how much days differ, but rows alone would promote about 70 of 200.
+    assert promoted <= 36
+
+
+@pytest.mark.parametrize(("task", "metric"), EVERY_METRIC)
+@pytest.mark.parametrize("days", [3, 12])
+def test_the_order_of_rows_decides_nothing(task: Task, metric: MetricName, days: int, rng: np.random.Generator) -> None:
+    champion, challenger, _ = rivals(task, rng, advantage=0.8)
+    interval, order = np.arange(600) * days // 600, rng.permutation(600)
+    told = judged(champion, challenger, interval, metric=metric)
+    again = judged(champion.take(order), challenger.take(order), interval[order], metric=metric)
+    assert again.outcome == told.outcome
+    for name in ("champion", "challenger", "gain", "low", "p_value"):
+        assert getattr(again, name) == pytest.approx(getattr(told, name), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize(("task", "metric"), EVERY_METRIC)
+@pytest.mark.parametrize("days", [3, 12])
+def test_bound_and_p_value_tell_the_same(task: Task, metric: MetricName, days: int, rng: np.random.Generator) -> None:
+    for advantage in (1.1, 1.0, 0.95, 0.9, 0.8):
+        champion, challenger, _ = rivals(task, rng, advantage=advantage)
+        found = judged(champion, challenger, np.arange(600) * days // 600, metric=metric)
+        assert found.low is not None
+        assert found.p_value is not None
+        # A quantile of replicates lies between two of them.
+        if abs(found.p_value - 0.05) > 0.002:
+            assert (found.low > 0) == (found.p_value < 0.05)
+
+
+def test_a_model_that_is_hardly_worse_is_not_inferior_and_a_worse_one_is(rng: np.random.Generator) -> None:
+    champion, challenger, interval = rivals("regression", rng, advantage=1.01, rows=6000)
+    accepted: dict[str, Any] = {"criterion": "not_inferior", "margin": 0.1}
+    assert judged(champion, challenger, interval).outcome == "keep"
+    found = judged(champion, challenger, interval, **accepted)
+    assert (found.outcome, found.bar) == ("promote", -0.1)
+    assert "a bound above -0.1 is needed; the challenger wins." in found.reason
+    worse = rivals("regression", rng, advantage=1.15, rows=6000)
+    assert judged(*worse, **accepted).outcome == "keep"
+
+
+def test_a_model_that_predicts_alike_is_a_tie_even_where_a_loss_would_be_accepted(rng: np.random.Generator) -> None:
+    model, _, interval = rivals("binary", rng)
+    found = judged(model, model, interval, metric="roc_auc", criterion="not_inferior", margin=0.01)
+    assert found.outcome == "keep"
+    assert "both predict alike; the champion stays." in found.reason
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ({"margin": 0.01}, "promote.margin .* belongs to promote.criterion not_inferior"),
+        ({"criterion": "not_inferior"}, "not_inferior needs promote.margin"),
+        ({"criterion": "not_inferior", "margin": 0.0}, "greater than 0"),
+        ({"criterion": "not_inferior", "margin": 0.1, "min_gain": 0.1}, "promote.min_gain .* contradicts"),
+    ],
+)
+def test_a_margin_belongs_to_non_inferiority_alone(policy: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Promote(**policy)
+
+
+def test_a_guard_that_is_not_met_keeps_a_better_challenger_out_and_is_named(rng: np.random.Generator) -> None:
+    champion, challenger, interval = rivals("binary", rng, advantage=0.4)
+    found = compare(
+        Promote(max_calibration_loss=None, max_churn=0.01),
+        "roc_auc",
+        champion=champion,
+        challenger=challenger,
+        interval=interval,
+        seed=11,
+        sizes=(1 << 20, 9 << 20),
+        slowdown=4.25,
+    )
+    assert found.outcome == "keep"
+    assert {guard.name: guard.is_met for guard in found.guards} == {
+        "slices": True,
+        "calibration": True,
+        "churn": False,
+        "speed": False,
+        "size": False,
+    }
+    assert "but the guard churn (limit 0.01) is not met" in found.reason
+    assert "the guard speed (limit 3) is not met: scoring takes 4.2 times as long" in found.reason
+    assert "the guard size (limit 5) is not met" in found.reason
+    assert found.reason.endswith("; the champion stays.")
+
+
+def test_a_slice_that_loses_blocks_a_challenger_that_is_better_overall(rng: np.random.Generator) -> None:
+    champion, challenger, interval = rivals("regression", rng, advantage=0.5, rows=3000)
+    small = np.arange(3000) % 10 == 0
+    challenger.prediction[small] = champion.truth[small] + 1.6 * (champion.prediction - champion.truth)[small]
+    country = levels(np.where(small, "fr", "de").astype(object))
+
+    def found(**policy: Any) -> GateDecision:
+        return compare(
+            Promote(**policy),
+            "mae",
+            champion=champion,
+            challenger=challenger,
+            interval=interval,
+            seed=11,
+            slices={"country": country},
+        )
+
+    assert found().outcome == "keep"
+    assert (
+        "the guard slices (limit 0.02) is not met: 1 of 2 slices proven worse; first country=fr: mae 1."
+        in found().reason
+    )
+    assert [told.slice for told in found().slices if told.is_worse] == ["country=fr"]
+    assert found(max_slice_loss=0.7).outcome == "promote"
+
+
+def test_a_reason_stays_short_when_every_guard_is_broken_at_once(rng: np.random.Generator) -> None:
+    truth = (rng.random(3000) < 0.5).astype(np.int64)
+    scores = [np.clip(0.5 + 0.3 * (truth - 0.5) * sign + rng.normal(0, 0.05, 3000), 0, 1) for sign in (1, -1)]
+    sides = [Outcomes(truth, (s > 0.5).astype(int), np.column_stack([1 - s, s]), (0, 1)) for s in scores]
+    found = compare(
+        Promote(max_churn=0.01),
+        "roc_auc",
+        champion=sides[0],
+        challenger=sides[1],
+        interval=np.arange(3000) % 14,
+        seed=1,
+        slices={"c" * 62: levels(np.array(["x" * 5000, "y" * 5000] * 1500, dtype=object))},
+        sizes=(10**9, 10**10),
+        slowdown=123.4,
+    )
+    assert not any(guard.is_met for guard in found.guards)
+    # It travels twice in a message of at most 4,096 bytes.
+    assert len(found.reason) < 1100
+
+
+def test_a_decision_recorded_before_there_were_guards_can_still_be_read() -> None:
+    recorded = {"outcome": "keep", "reason": "r", "metric": "mae", "champion": 1.0, "challenger": 1.0}
+    found = GateDecision.model_validate({**recorded, "gain": 0.0, "low": 0.0, "n": 100})
+    assert (found.bar, found.test, found.p_value, found.guards, found.slices) == (0.0, None, None, (), ())
+
+
+@pytest.mark.parametrize(("task", "metric"), EVERY_METRIC)
+def test_a_first_champion_must_be_proven_better_than_a_constant(
+    task: Task, metric: MetricName, rng: np.random.Generator
+) -> None:
+    _, good, interval = rivals(task, rng, advantage=0.4)
+    kept = [rng.permutation(600), np.arange(600)]
+    useless, useful = (Outcomes(good.truth, *_dealt(good, rows)) for rows in kept)
+
+    def outcome(model: Outcomes) -> str:
+        return first(Promote(), metric, outcomes=model, learnt=good.truth, interval=interval, seed=1).outcome
+
+    assert outcome(useful) == "promote"
+    # Naming every class at random is better than naming one by macro_f1.
+    assert outcome(useless) == ("promote" if metric == "macro_f1" else "keep")
+
+
+def _dealt(model: Outcomes, rows: np.ndarray) -> tuple[Any, ...]:
+    scores = None if model.scores is None else model.scores[rows]
+    return model.prediction[rows], scores, model.classes
+
+
+def test_a_first_champion_whose_metric_is_undefined_is_not_proven(rng: np.random.Generator) -> None:
+    champion, _, interval = rivals("binary", rng)
+    only = champion.truth == 1
+    found = first(
+        Promote(), "roc_auc", outcomes=champion.take(only), learnt=champion.truth, interval=interval[only], seed=1
+    )
+    assert (found.outcome, found.reason) == (
+        "insufficient_data",
+        "roc_auc is undefined on the holdout; nobody is promoted.",
+    )
 
 
 def test_only_the_grouping_of_rows_matters_not_the_interval_numbers(rng: np.random.Generator) -> None:

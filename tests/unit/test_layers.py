@@ -25,7 +25,20 @@ ROOT = Path(__file__).parents[2]
 PIPELINE = ROOT / "pipeline"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "failpoints", "intervals", "reports", "verdicts", "policies", "job", "settings", "document", "jobfile"),
+    (
+        "errors",
+        "chain",
+        "failpoints",
+        "intervals",
+        "reports",
+        "verdicts",
+        "policies",
+        "release",
+        "job",
+        "settings",
+        "document",
+        "jobfile",
+    ),
     (
         *("schema", "casts", "rules", "keys", "windows", "seasons"),
         *(
@@ -41,7 +54,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
             "calibration",
             "impact",
         ),
-        *("metrics", "maturity", "performance", "estimates", "incidents", "triggers", "gates"),
+        *("metrics", "maturity", "performance", "estimates", "incidents", "triggers"),
+        *("resampling", "paired", "guards", "gates", "assignment", "rollout"),
         *("charts", "frame", "driftpage", "performancepage", "pages", "markup"),
     ),
     (
@@ -56,9 +70,11 @@ FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in 
 ADAPTER_OF = {"modelfiles": "registry"}
 # A step may use those named before it.
 STEPS = (
-    *("context", "sampling", "labels", "champion", "plan", "validate", "score", "changes", "quarantine"),
+    *("context", "sampling", "labels", "champion", "rollout", "plan", "validate", "variants", "score", "changes"),
+    *("quarantine", "audit", "explain", "overview"),
     *("reference", "current", "profile", "estimate", "history", "incidents", "monitor", "calibrate", "notify"),
-    *("truth", "user_metrics", "measure", "evaluate", "retrain", "promote", "restate"),
+    *("truth", "user_metrics", "measure", "arms", "evaluate", "decide", "contest", "disjoint", "retrain", "comparison"),
+    *("approval", "promote", "restate", "watch"),
 )
 # What the lower floors may import beside the standard library.
 LIBRARIES = {

@@ -325,3 +325,20 @@ def test_the_gate_page_says_outcome_numbers_challenger_and_cause() -> None:
     text = Reader(gate_text("because", metric="roc_auc")).text
     for part in ("gate at because: keep", "roc_auc", "0.7123", "-0.01234", "900", "Challenger: version 4"):
         assert part in text
+
+
+def test_the_gate_page_shows_the_test_every_guard_and_the_slices_that_lost() -> None:
+    guards = [
+        {"name": "slices", "value": 0.05, "limit": 0.02, "is_met": False, "detail": "1 of 4 slices proven worse"},
+        {"name": "churn", "value": 0.125, "limit": None, "is_met": True, "detail": "12.50% of the rows"},
+    ]
+    lost = {"champion": 0.75, "challenger": 0.7, "gain": -0.05, "p_value": 0.0004, "n": 812, "is_worse": True}
+    text = Reader(
+        gate_text(
+            test="block bootstrap of 14 days", p_value=0.03, guards=guards, slices=[{"slice": "country=<b>", **lost}]
+        )
+    ).text
+    for part in ("Test: block bootstrap of 14 days.", "0.03", "not met", "1 of 4 slices proven worse", "0.125", "met"):
+        assert part in text
+    for part in ("country=<b>", "worse", "-0.05", "0.0004", "812"):
+        assert part in text

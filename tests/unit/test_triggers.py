@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pipeline import triggers
-from pipeline.policies import Retrain
-from pipeline.verdicts import DriftReport, PerformanceReport
+from pipeline.policies import Breaker, Budget, Retrain
+from pipeline.triggers import Known, Training
+from pipeline.verdicts import DriftReport, Estimate, PerformanceReport
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,11 +78,25 @@ def decided(
     drift: Sequence[DriftReport] = (),
     performance: Sequence[PerformanceReport] = (),
     last_trained: datetime = LONG_AGO,
+    trainings: Sequence[Training] | None = None,
+    labelled: int = 1000,
     as_of: datetime = FIRST + 10 * DAY,
 ) -> TriggerDecision:
-    return triggers.decide(
-        policy, as_of, champion_version=CHAMPION, drift=drift, performance=performance, last_trained=last_trained
+    """The decision with ``labelled`` rows a day and, unless ``trainings`` are given, one promoted training."""
+    known = Known(
+        champion_version=CHAMPION,
+        drift=drift,
+        performance=performance,
+        trainings=[trained(last_trained)] if trainings is None else trainings,
+        labelled={FIRST + day * DAY: labelled for day in range((as_of - FIRST).days)},
     )
+    return triggers.decide(policy, as_of, known)
+
+
+def trained(
+    as_of: datetime, outcome: str = "promoted", *, is_automatic: bool = True, learnt_until: datetime | None = None
+) -> Training:
+    return Training(as_of, is_automatic, outcome, learnt_until or as_of)
 
 
 @pytest.mark.parametrize(
@@ -201,3 +217,158 @@ def test_nothing_fires_when_retraining_is_switched_off() -> None:
     found = decided(policy, drift=drifts("ddd"), performance=performances("ddd"))
     assert (found.fire, found.cause) == (False, "none")
     assert "retrain.enabled" in found.reason
+
+
+# --- what a decision waits for ----------------------------------------------------------------------------------------
+
+TODAY = FIRST + 10 * DAY
+EAGER: dict[str, Any] = {"violations": 1, "of_last": 1, "cooldown": timedelta(0), "min_new_rows": 100}
+
+
+def test_what_is_only_estimated_counts_unless_the_policy_says_otherwise() -> None:
+    expected = Estimate(
+        metric="roc_auc",
+        value=0.6,
+        low=0.5,
+        high=0.7,
+        n=100,
+        error=0.01,
+        compared=9,
+        is_valid=True,
+        verdict="drift",
+        reason="Low.",
+    )
+    seen = [report.model_copy(update={"estimate": expected}) for report in drifts("ss")]
+    found = decided(Retrain(**{**EAGER, "violations": 2, "of_last": 2}), drift=seen)
+    assert (found.fire, found.cause, found.since) == (True, "estimate", FIRST)
+    assert found.reason.startswith("Estimated degradation: 2 of the last 2 intervals violate")
+    assert found.reason.endswith("Low.")
+    assert not decided(Retrain(**EAGER, estimates=False), drift=seen).fire
+    doubtful = [
+        report.model_copy(update={"estimate": expected.model_copy(update={"is_valid": False})}) for report in seen
+    ]
+    assert not decided(Retrain(**EAGER), drift=doubtful).fire
+
+
+def test_a_decision_says_since_when_the_change_shows() -> None:
+    policy = Retrain(violations=2, of_last=3, cooldown=timedelta(0))
+    assert decided(policy, drift=drifts("sdsssddsd")).since == FIRST + 5 * DAY
+    assert decided(policy, drift=drifts("sdsdsdsdd")).since == FIRST + DAY
+    assert decided(policy, drift=drifts("sssss")).since is None
+
+
+def test_a_violation_by_chance_shortly_before_the_change_is_not_its_beginning() -> None:
+    policy = Retrain(violations=3, of_last=5, cooldown=timedelta(0))
+    values = dict(enumerate([5.0, 5.1, 4.9, 5.6, 5.0, 9.0, 9.2, 9.1, 8.9]))
+    reports = [
+        performance(day, "drift" if value > 5.5 else "stable").model_copy(update={"value": value})
+        for day, value in values.items()
+    ]
+    found = decided(policy, performance=reports)
+    assert (found.fire, found.cause, found.since) == (True, "degradation", FIRST + 5 * DAY)
+
+
+def test_a_change_waits_until_enough_rows_since_have_labels() -> None:
+    policy = Retrain(**{**EAGER, "min_new_rows": 500})
+    waiting = decided(policy, drift=drifts("sssssssddd"), labelled=100)
+    assert (waiting.fire, waiting.cause) == (False, "drift")
+    assert waiting.reason.endswith(
+        "Waiting for labels since 2026-03-08T00:00:00Z: 300 labelled rows in 3 intervals are new, 500 in 3 are needed."
+    )
+    assert decided(policy, drift=drifts("sssssssddd"), labelled=200).fire
+    assert not decided(policy, drift=drifts("ssssssssdd"), labelled=9_999).fire
+
+
+def test_twice_min_rows_are_new_enough_unless_the_policy_says_otherwise() -> None:
+    policy = Retrain(**{**EAGER, "min_new_rows": None}, min_rows=90)
+    assert not decided(policy, drift=drifts("sssssssddd"), labelled=59).fire
+    assert decided(policy, drift=drifts("sssssssddd"), labelled=60).fire
+
+
+def test_a_change_that_was_trained_on_needs_new_rows_twice_as_many_each_time() -> None:
+    bad = drifts("dddddddddd")
+    once = [trained(LONG_AGO), trained(FIRST + 6 * DAY, "rejected", learnt_until=FIRST + 5 * DAY)]
+    again = decided(Retrain(**EAGER), drift=bad, trainings=once, labelled=30)
+    assert (again.fire, again.cause, again.since) == (False, "drift", FIRST)
+    assert again.reason.endswith(
+        "The training as of 2026-03-07T00:00:00Z has seen this already: 150 labelled rows in 5 intervals are new, 200 in 3 are "
+        "needed."
+    )
+    assert decided(Retrain(**EAGER), drift=bad, trainings=once, labelled=40).fire
+    twice = [*once, trained(FIRST + 7 * DAY, "rejected", learnt_until=FIRST + 5 * DAY)]
+    patient = Retrain(**EAGER, budget=Budget(week=9, month=9))
+    assert not decided(patient, drift=bad, trainings=twice, labelled=79).fire
+    assert decided(patient, drift=bad, trainings=twice, labelled=80).fire
+
+
+def test_a_new_change_is_not_held_up_by_what_an_older_one_led_to() -> None:
+    earlier = [trained(LONG_AGO), trained(FIRST - DAY, "rejected")]
+    assert decided(Retrain(**EAGER), drift=drifts("sssssssddd"), trainings=earlier, labelled=40).fire
+
+
+def test_the_schedule_waits_for_new_labels_too() -> None:
+    policy = Retrain(every=7 * DAY, cooldown=timedelta(0), min_new_rows=100)
+    last = [trained(FIRST, learnt_until=FIRST + 5 * DAY)]
+    assert not decided(policy, trainings=last, labelled=19).fire
+    assert decided(policy, trainings=last, labelled=20).fire
+
+
+def test_one_training_is_under_way_at_a_time_until_it_must_be_lost() -> None:
+    begun = [trained(LONG_AGO), trained(TODAY - timedelta(hours=3), "running")]
+    waiting = decided(Retrain(**EAGER), drift=drifts("d" * 10), trainings=begun)
+    assert not waiting.fire
+    assert waiting.reason.endswith("The training as of 2026-03-10T21:00:00Z has not ended.")
+    lost = [trained(LONG_AGO), trained(TODAY - DAY, "running", learnt_until=FIRST)]
+    assert decided(Retrain(**EAGER), drift=drifts("d" * 10), trainings=lost).fire
+
+
+@pytest.mark.parametrize(
+    ("ages", "fires", "name"),
+    [((3, 1), False, "week"), ((8, 1), True, ""), ((29, 20, 9, 8), False, "month"), ((30, 20, 9, 8), True, "")],
+)
+def test_trainings_that_start_by_themselves_have_a_budget(ages: tuple[int, ...], fires: bool, name: str) -> None:
+    spent = [trained(TODAY - age * DAY, learnt_until=LONG_AGO) for age in ages]
+    policy = Retrain(**EAGER, budget=Budget(week=2, month=4))
+    found = decided(policy, drift=drifts("d" * 10), trainings=spent)
+    assert found.fire is fires
+    assert (f"trainings a {name} is used up until" in found.reason) is not fires
+    by_hand = [trained(TODAY - age * DAY, is_automatic=False, learnt_until=LONG_AGO) for age in ages]
+    assert decided(policy, drift=drifts("d" * 10), trainings=by_hand).fire
+
+
+def test_the_breaker_opens_after_trainings_that_led_to_nothing_and_a_promotion_closes_it() -> None:
+    policy = Retrain(**EAGER, breaker=Breaker(after=2, rest=30 * DAY), budget=Budget(week=9, month=9))
+    bad = {"drift": drifts("d" * 10), "labelled": 10_000}
+    failed = [trained(FIRST - 20 * DAY), trained(FIRST - 9 * DAY, "rejected"), trained(FIRST - 5 * DAY, "rejected")]
+    opened = decided(policy, trainings=failed, **bad)
+    assert (opened.fire, opened.halted) == (False, True)
+    assert opened.reason.endswith(
+        "The last 2 trainings led to nothing (retrain.breaker.after is 2): none starts by itself until 2026-03-26T00:00:00Z."
+    )
+    assert not decided(policy, trainings=failed[:2], **bad).halted
+    quiet = decided(policy, trainings=failed, drift=drifts("s" * 10))
+    assert (quiet.fire, quiet.cause, quiet.halted) == (False, "none", True)
+    healed = decided(policy, trainings=[*failed, trained(FIRST - 4 * DAY, is_automatic=False)], **bad)
+    assert (healed.fire, healed.halted) == (True, False)
+
+
+def test_after_its_rest_an_open_breaker_lets_one_training_try() -> None:
+    policy = Retrain(**EAGER, breaker=Breaker(after=1, rest=30 * DAY))
+    old = [trained(FIRST - 60 * DAY), trained(TODAY - 30 * DAY, "rejected")]
+    tried = decided(policy, trainings=old, drift=drifts("d" * 10))
+    assert (tried.fire, tried.halted) == (True, True)
+    younger = [old[0], trained(TODAY - 29 * DAY, "rejected")]
+    assert not decided(policy, trainings=younger, drift=drifts("d" * 10)).fire
+
+
+def test_nothing_is_trained_while_a_version_is_in_rollout() -> None:
+    known = Known(CHAMPION, drifts("d" * 10), (), [], {FIRST + day * DAY: 999 for day in range(10)}, in_rollout=7)
+    found = triggers.decide(Retrain(**EAGER), TODAY, known)
+    assert (found.fire, found.cause) == (False, "drift")
+    assert found.reason.endswith("Version 7 is in rollout: what it shows decides first.")
+    assert triggers.decide(Retrain(**EAGER), TODAY, replace(known, in_rollout=None)).fire
+
+
+def test_a_champion_that_nobody_here_trained_is_no_obstacle() -> None:
+    assert decided(Retrain(**EAGER), drift=drifts("d" * 10), trainings=[]).fire
+    assert not decided(Retrain(every=DAY), trainings=[]).fire

@@ -1,0 +1,97 @@
+"""A promoted model that proves worse in production is taken back by itself, and what it published is made again."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.reports import TriggerDecision
+from tests.worlds import write_world
+
+CHANGE, BACK = 15, 20
+
+
+@pytest.fixture
+def turning_back(tmp_path):
+    """A world that turns on day 15, and back on day 20."""
+    changed = write_world(tmp_path / "changed", first=-9, days=26, rows=400, change_on=CHANGE)
+    usual = write_world(tmp_path / "usual", first=-9, days=26, rows=400)
+    for number in range(BACK, 27):
+        changed.features(number).write_bytes(usual.features(number).read_bytes())
+        changed.labels(number).write_bytes(usual.labels(number).read_bytes())
+    return changed
+
+
+@pytest.fixture
+def promoted(runtime, orders_on, turning_back, day):
+    """A job whose second version won its gate on day 20, and has scored days 20 to 23 since."""
+    job = orders_on(turning_back)
+    runtime.retrain(job, day(10), bootstrap=True)
+    list(runtime.score(job, day(10), day(20)))
+    cause = TriggerDecision(fire=True, cause="degradation", reason="It turned.", since=day(CHANGE))
+    assert runtime.retrain(job, day(BACK), trigger=cause).outcome == "promoted"
+    list(runtime.score(job, day(20), day(24)))
+    return job
+
+
+def versions(runtime, job):
+    return {m.start.day: m.model_version for m in runtime.ledger.manifests(job.name)}
+
+
+def test_a_model_that_is_worse_than_the_one_before_is_rolled_back_within_two_matured_intervals(runtime, promoted, day):
+    runtime.evaluate(promoted, day(22))
+    assert runtime.watch(promoted, day(22)) is None
+    runtime.evaluate(promoted, day(23))
+    first = runtime.watch(promoted, day(23))
+    assert (first.outcome, first.version, first.intervals, first.lost) == ("kept", 2, 1, 1)
+    runtime.evaluate(promoted, day(24))
+    second = runtime.watch(promoted, day(24))
+    assert (second.outcome, second.version, second.back_to, second.intervals) == ("rolled_back", 2, 1, 2)
+    assert second.restated == tuple(day(number) for number in range(20, 24))
+    assert "is worse than version 1, which it replaced, in each of the last 2 matured intervals" in second.reason
+    assert set(versions(runtime, promoted).values()) == {1}
+    assert runtime.ledger.champion(promoted.name).model.version == 1
+    (decision,) = runtime.ledger.decisions(promoted.name, kind="watch")
+    assert (decision.outcome, decision.details["version"], decision.details["back_to"]) == ("rolled_back", 2, 1)
+    assert decision.details["low"] > 0
+    assert runtime.watch(promoted, day(24)) is None
+
+
+def test_a_restatement_that_was_interrupted_is_completed_by_the_next_look(runtime, promoted, day):
+    runtime.evaluate(promoted, day(24))
+    runtime.watch(promoted, day(24))
+    list(runtime.score(promoted, day(21), model=2, quiet=True))
+    again = runtime.watch(promoted, day(25))
+    assert (again.outcome, again.restated) == ("rolled_back", (day(21),))
+    assert versions(runtime, promoted)[21] == 1
+    assert len(runtime.ledger.decisions(promoted.name, kind="watch")) == 1
+
+
+def test_what_a_person_brought_back_only_a_person_takes_away(runtime, promoted, day):
+    runtime.rollback(promoted, "not yet", at=day(20))
+    runtime.promote(promoted, 2, "I know better", day(20))
+    list(runtime.score(promoted, day(20), day(24)))
+    runtime.evaluate(promoted, day(24))
+    assert runtime.watch(promoted, day(24)) is None
+    assert runtime.ledger.champion(promoted.name).model.version == 2
+
+
+def test_a_watch_that_is_switched_off_moves_nothing(runtime, promoted, day):
+    watch = promoted.promote.watch.model_copy(update={"enabled": False})
+    quiet = promoted.model_copy(update={"promote": promoted.promote.model_copy(update={"watch": watch})})
+    runtime.evaluate(quiet, day(24))
+    assert runtime.watch(quiet, day(24)) is None
+
+
+def test_a_good_model_stays_and_is_no_longer_watched_after_its_time(runtime, orders_on, worlds, day):
+    world = worlds(first=-9, days=26, rows=400, change_on=15)
+    job = orders_on(world, promote={"mode": "enabled", "watch": {"intervals": 2}})
+    runtime.retrain(job, day(10), bootstrap=True)
+    list(runtime.score(job, day(10), day(20)))
+    cause = TriggerDecision(fire=True, cause="degradation", reason="It turned.", since=day(15))
+    assert runtime.retrain(job, day(20), trigger=cause).outcome == "promoted"
+    list(runtime.score(job, day(20), day(25)))
+    runtime.evaluate(job, day(24))
+    kept = runtime.watch(job, day(24))
+    assert (kept.outcome, kept.lost) == ("kept", 0)
+    runtime.evaluate(job, day(25))
+    assert runtime.watch(job, day(25)) is None
