@@ -252,7 +252,7 @@ class Retrain(Model):
         default=None,
         ge=1,
         description="Labelled rows that must have come since the last training, and since the change that asks for one. Doubled "
-        "by each training of the same change that led to nothing. Default: twice min_rows.",
+        "by each training of the same change that led to nothing. Default: min_rows and as many again, or promote.min_labels.",
     )
     budget: Budget = Field(default_factory=Budget, description="How many trainings may start by themselves.")
     breaker: Breaker = Field(default_factory=Breaker, description="When trainings stop because they lead to nothing.")

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from pipeline import windows
 from pipeline.intervals import format_instant
+from pipeline.policies import HIGHER_IS_BETTER
 from pipeline.reports import TriggerDecision
+from pipeline.verdicts import PerformanceReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -21,8 +24,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pipeline.job import JobSpec
     from pipeline.policies import Retrain
-    from pipeline.verdicts import DriftReport, PerformanceReport
+    from pipeline.verdicts import DriftReport
 
     _Report = DriftReport | PerformanceReport
 Cause = Literal["degradation", "estimate", "drift", "schedule"]
@@ -31,7 +35,7 @@ _NAMED: dict[Cause, str] = {"degradation": "Degradation", "estimate": "Estimated
 # A training that did not end within so long was lost with its process, unless the cooldown is longer.
 _LOST_AFTER = timedelta(days=1)
 # A change is learnt from part of what is new and proven on the rest: each part needs rows and intervals of its own.
-_SHARES, _FEWEST_INTERVALS = 2, 3
+_FEWEST_INTERVALS = 3
 _WEEK, _MONTH = timedelta(days=7), timedelta(days=30)
 
 
@@ -69,25 +73,27 @@ class _Found:
     since: datetime | None = None
 
 
-def decide(policy: Retrain, as_of: datetime, known: Known) -> TriggerDecision:
+def decide(job: JobSpec, as_of: datetime, known: Known) -> TriggerDecision:
     """The decision at ``as_of``, with the one reason that settled it.
 
     Only reports on the present champion count; quiet ones (from backfills) and those of intervals that had not ended by
-    ``as_of`` never do. A cause needs ``violations`` of the ``of_last`` latest reports, the latest included. Degradation is
-    named before what is only estimated, that before drift, and all before the schedule. Nothing starts while the latest
-    interval's data is broken (a model would learn the defect), while a rollout or a training is under way or the cooldown
-    since the last one lasts, while the breaker is open, before ``min_new_rows`` labelled rows in several intervals have
-    come since the change began and since the last training - twice as many for each training of this change that led to
-    nothing - and beyond the budget.
+    ``as_of`` never do. A cause needs ``violations`` within ``of_last`` reports, and then lasts until the reports since it
+    began say that it has passed. Degradation is named before what is only estimated, that before drift, and all before the
+    schedule. Nothing starts while the latest interval's data is broken (a model would learn the defect), while a rollout or
+    a training is under way or the cooldown since the last one lasts, while the breaker is open, before ``min_new_rows``
+    labelled rows have come since the change began and since the last training - twice as many for each training of this
+    change that led to nothing - over long enough to learn from some and prove it on others
+    (`pipeline.windows.shortest_since_change`), and beyond the budget.
     """
+    policy = job.retrain
     halted = len(rejected_in_a_row(known.trainings)) >= policy.breaker.after
-    found, why = _cause(policy, as_of, known)
+    found, why = _cause(job, as_of, known)
     if found is None:
         return TriggerDecision(fire=False, cause="none", reason=why, halted=halted)
     waiting = (
         _under_way(policy, as_of, known)
         or _resting(policy, as_of, known.trainings)
-        or _too_little_is_new(policy, as_of, known, found)
+        or _too_little_is_new(job, known, found)
         or _over_budget(policy, as_of, known.trainings)
     )
     reason = f"{found.reason} {waiting}".rstrip()
@@ -105,18 +111,20 @@ def rejected_in_a_row(trainings: Sequence[Training]) -> list[Training]:
     return run
 
 
-def _cause(policy: Retrain, as_of: datetime, known: Known) -> tuple[_Found | None, str]:
+def _cause(job: JobSpec, as_of: datetime, known: Known) -> tuple[_Found | None, str]:
     """The cause to train, or why there is none."""
+    policy = job.retrain
     if not policy.enabled:
         return None, "Retraining is switched off (retrain.enabled: false)."
     if broken := _broken(as_of, known.drift):
         return None, f"Nothing is trained on {broken}."
-    found = _violated(policy, as_of, known) or _due(policy, as_of, known.trainings)
+    found = _violated(job, as_of, known) or _due(policy, as_of, known.trainings)
     return found, "No cause to train: too few violations in the latest intervals."
 
 
-def _violated(policy: Retrain, as_of: datetime, known: Known) -> _Found | None:
-    """The first cause that enough of the latest reports show, and since when."""
+def _violated(job: JobSpec, as_of: datetime, known: Known) -> _Found | None:
+    """The first cause that enough reports show, now or for as long as it has lasted since, and since when."""
+    policy = job.retrain
     kinds: tuple[tuple[Cause, Sequence[_Report], Callable[[_Report], bool], Callable[[_Report], float | None]], ...] = (
         ("degradation", known.performance, lambda report: report.is_violation, _realised),
         ("estimate", known.drift if policy.estimates else (), _is_estimated, _estimated),
@@ -124,32 +132,70 @@ def _violated(policy: Retrain, as_of: datetime, known: Known) -> _Found | None:
     )
     for cause, reports, is_violation, value in kinds:
         counted = _counted(as_of, known.champion_version, reports)
-        latest = counted[-policy.of_last :]
-        violations = [report for report in latest if is_violation(report)]
-        if len(violations) < policy.violations or violations[-1] is not latest[-1]:
+        places = [place for place, report in enumerate(counted) if is_violation(report)]
+        raised = _raised(policy, places)
+        if raised is None:
             continue
-        told = latest[-1].estimate.reason if cause == "estimate" else latest[-1].reason  # type: ignore[union-attr]
-        reason = (
-            f"{_NAMED[cause]}: {len(violations)} of the last {len(latest)} intervals violate "
-            f"({policy.violations} of {policy.of_last} start a training). {told}"
-        )
-        return _Found(cause, reason, _onset(policy, counted, is_violation, value))
+        begun = _onset(policy, counted, [place for place in places if place <= raised], value)
+        shown = counted[begun:]
+        if raised < len(counted) - 1:
+            told = _lasts(job, shown, is_violation)
+        else:
+            seen = counted[-policy.of_last :]
+            told = (
+                f"{sum(map(is_violation, seen))} of the last {len(seen)} intervals violate ({policy.violations} of "
+                f"{policy.of_last} start a training). "
+                f"{seen[-1].estimate.reason if cause == 'estimate' else seen[-1].reason}"  # type: ignore[union-attr]
+            )
+        if told:
+            return _Found(cause, f"{_NAMED[cause]}: {told}", shown[0].start)
     return None
 
 
+def _raised(policy: Retrain, places: Sequence[int]) -> int | None:
+    """Of the reports at ``places``, which violate, the latest with which enough of the ``of_last`` up to it do."""
+    for last in range(len(places) - 1, policy.violations - 2, -1):
+        if places[last] - places[last - policy.violations + 1] < policy.of_last:
+            return places[last]
+    return None
+
+
+def _lasts(job: JobSpec, shown: Sequence[_Report], is_violation: Callable[[_Report], bool]) -> str:
+    """How the reports since a change began say that it goes on, though the latest do not violate; empty when it has passed.
+
+    Their mean metric is still worse than the champion's at training by more than ``performance.tolerance`` and more than
+    chance lets a mean of so many be; where there is no metric, as large a share of them violates as starts a training.
+    """
+    policy, since = job.retrain, f"it has lasted since {format_instant(shown[0].start)}"
+    known = [
+        (r.value, r.baseline, r.limit) for r in shown if isinstance(r, PerformanceReport) and r.cause != "broken_data"
+    ]
+    told = [(v, b, limit) for v, b, limit in known if v is not None and b is not None and limit is not None]
+    if told:
+        value, expected, limit = (float(np.mean(column)) for column in zip(*told, strict=True))
+        slack = max(job.performance.tolerance * abs(expected), abs(limit - expected) / len(told) ** 0.5)
+        loss = expected - value if HIGHER_IS_BETTER[job.metric] else value - expected
+        if loss <= slack:
+            return ""
+        return (
+            f"{since}: {job.metric} {value:.4g} on average over {len(told)} intervals, worse than at training "
+            f"({expected:.4g}) by more than {slack:.2g}."
+        )
+    violating = sum(map(is_violation, shown))
+    if violating * policy.of_last < policy.violations * len(shown):
+        return ""
+    return f"{since}: {violating} of {len(shown)} intervals violate."
+
+
 def _onset(
-    policy: Retrain,
-    counted: Sequence[_Report],
-    is_violation: Callable[[_Report], bool],
-    value: Callable[[_Report], float | None],
-) -> datetime:
-    """The start of the interval with which the change began.
+    policy: Retrain, counted: Sequence[_Report], places: Sequence[int], value: Callable[[_Report], float | None]
+) -> int:
+    """The place of the interval with which the change began that the violations at ``places`` have shown.
 
     Of the violations that are linked to the latest one by gaps of less than ``of_last`` intervals the first; where the
     reports have a value, the one of these before which and from which on the values differ most (the point that CUSUM
     finds, Page 1954): a violation by chance shortly before the change is not taken for its beginning.
     """
-    places = [place for place, report in enumerate(counted) if is_violation(report)]
     linked = [places[-1]]
     for place in reversed(places[:-1]):
         if linked[0] - place > policy.of_last:
@@ -159,7 +205,7 @@ def _onset(
     # A single interval is no change yet.
     candidates = linked[:-1] or linked
     scores = [_contrast(values[:place], values[place:]) for place in candidates]
-    return counted[candidates[int(np.argmax(scores))]].start
+    return candidates[int(np.argmax(scores))]
 
 
 def _contrast(before: NDArray[np.float64], after: NDArray[np.float64]) -> float:
@@ -238,22 +284,34 @@ def _resting(policy: Retrain, as_of: datetime, trainings: Sequence[Training]) ->
     )
 
 
-def _too_little_is_new(policy: Retrain, as_of: datetime, known: Known, found: _Found) -> str:
+def _too_little_is_new(job: JobSpec, known: Known, found: _Found) -> str:
     """What is missing of the labelled rows from which the change could be learnt; empty when there are enough."""
     since = found.since
     trained = [t for t in known.trainings if since is None or t.as_of > since]
     learnt = max((t.learnt_until for t in trained if t.learnt_until is not None), default=None)
     begin = max((moment for moment in (since, learnt) if moment is not None), default=None)
-    fresh = [count for start, count in known.labelled.items() if count and (begin is None or start >= begin)]
-    rows = sum(fresh)
+    fresh = {start: rows for start, rows in known.labelled.items() if rows and (begin is None or start >= begin)}
     rejected = 0 if since is None else sum(t.outcome == "rejected" and t.is_automatic for t in trained)
-    wanted = (policy.min_new_rows or _SHARES * policy.min_rows) * 2**rejected
-    if rows >= wanted and len(fresh) >= _FEWEST_INTERVALS:
+    wanted = _rows_wanted(job) * 2**rejected
+    # What is due by the calendar alone is proven on what every training is proven on.
+    stretch = timedelta(0) if since is None else windows.shortest_since_change(job)
+    covered = job.cadence.next(max(fresh)) - min(fresh) if fresh else timedelta(0)
+    if sum(fresh.values()) >= wanted and len(fresh) >= _FEWEST_INTERVALS and covered >= stretch:
         return ""
-    seen = f"{rows} labelled rows in {len(fresh)} intervals are new, {wanted} in {_FEWEST_INTERVALS} are needed."
+    needed = f"{wanted} in {_FEWEST_INTERVALS}" + (f" over {_days(stretch)}" if stretch else "")
+    seen = f"{sum(fresh.values())} labelled rows in {len(fresh)} intervals are new, {needed} are needed."
     if learnt is not None and begin == learnt:
         return f"The training as of {format_instant(trained[-1].as_of)} has seen this already: {seen}"
     return f"Waiting for labels since {format_instant(begin)}: {seen}" if begin else ""
+
+
+def _rows_wanted(job: JobSpec) -> int:
+    """Rows to learn from, and as many or as the gate asks for to prove it on."""
+    return job.retrain.min_new_rows or job.retrain.min_rows + max(job.retrain.min_rows, job.promote.min_labels)
+
+
+def _days(length: timedelta) -> str:
+    return f"{length / timedelta(days=1):g} days"
 
 
 def _over_budget(policy: Retrain, as_of: datetime, trainings: Sequence[Training]) -> str:

@@ -203,6 +203,7 @@ class PerformanceReport(Report):
     low: float | None = Field(default=None, description="95 % confidence interval of the value, lower end.")
     high: float | None = Field(default=None, description="95 % confidence interval of the value, upper end.")
     limit: float | None = Field(description="The metric value from which the interval counts as degraded.")
+    baseline: float | None = Field(default=None, description="The metric value of the same model at its training.")
     n: int
     rows_scored: int
     model_version: int

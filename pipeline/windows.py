@@ -6,6 +6,7 @@ Pure interval arithmetic; what was not known at ``as_of`` is never inside a wind
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from pipeline.intervals import Interval
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
 
     from pipeline.job import JobSpec
 
-# With little history the holdout shrinks to this share of it, so that the first model still has rows to learn from.
-_LARGEST_HOLDOUT_SHARE = 0.25
+# With little history the holdout shrinks to this share of it: what is proven and what is learnt need rows alike.
+_LARGEST_HOLDOUT_SHARE = 0.5
+_WEEK = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +69,16 @@ def stretches(job: JobSpec, as_of: datetime, since: datetime | None) -> dict[str
     return {name: span for name in names if (span := found[name]) is not None}
 
 
+def shortest_since_change(job: JobSpec) -> timedelta:
+    """The shortest stretch from which a change is learnt and proven: ``retrain.holdout`` and a week, or twice a shorter one."""
+    return job.retrain.holdout + min(job.retrain.holdout, _WEEK)
+
+
 def training(job: JobSpec, available: Interval) -> TrainingWindow | None:
     """The split of ``available``, the labelled history that is really there; both its ends lie on the job's grid.
 
-    The holdout is the latest ``retrain.holdout``, rounded up to whole intervals; at most a quarter of ``available``,
-    but at least one interval. ``None`` when ``available`` is shorter than two intervals.
+    The holdout is the latest ``retrain.holdout``, rounded up to whole intervals; at most half of ``available``, but at
+    least one interval. ``None`` when ``available`` is shorter than two intervals.
     """
     largest = Interval(available.end - (available.end - available.start) * _LARGEST_HOLDOUT_SHARE, available.end)
     earliest = next((held.start for held in job.cadence.split(largest)), job.cadence.shift(available.end, -1))

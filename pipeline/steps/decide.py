@@ -35,7 +35,7 @@ def decide(ctx: JobContext, as_of: datetime) -> TriggerDecision:
     It rests on what was recorded for earlier times only, so that a repeated call decides the same. Opens an incident when
     trainings stop because they lead to nothing, and closes it when one was promoted.
     """
-    decision = triggers.decide(ctx.job.retrain, as_of, _known(ctx, as_of))
+    decision = triggers.decide(ctx.job, as_of, _known(ctx, as_of))
     record_trigger(ctx, as_of, decision)
     ctx.ledger.revise_incidents(
         ctx.job.name, lambda known: incidents.of_breaker(known, ctx.job.name, as_of, decision.halted, decision.reason)

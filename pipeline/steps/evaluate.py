@@ -159,6 +159,7 @@ def _evaluate(
         low=found.low,
         high=found.high,
         limit=limit,
+        baseline=None if limit is None else model.profile.baseline.value,
         n=n,
         rows_scored=manifest.rows_scored,
         model_version=manifest.model_version,

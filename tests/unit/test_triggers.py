@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pipeline import triggers
+from pipeline.job import JobSpec
 from pipeline.policies import Breaker, Budget, Retrain
 from pipeline.triggers import Known, Training
 from pipeline.verdicts import DriftReport, Estimate, PerformanceReport
@@ -24,6 +25,21 @@ DAY = timedelta(days=1)
 FIRST = datetime(2026, 3, 1, tzinfo=UTC)
 LONG_AGO = FIRST - timedelta(days=300)
 VERDICTS: dict[str, Verdict] = {"d": "drift", "s": "stable", "i": "insufficient_data"}
+
+
+def job(policy: Retrain) -> JobSpec:
+    """A daily job with this policy; one day is enough to prove a change on, unless it says otherwise."""
+    held = policy if "holdout" in policy.model_fields_set else policy.model_copy(update={"holdout": DAY})
+    return JobSpec.model_validate(
+        {
+            "name": "orders",
+            "task": "regression",
+            "schedule": {"interval": "1d", "start": FIRST},
+            "features": {"uri": "features", "key": ("id",), "time": "at", "columns": {"amount": {"type": "number"}}},
+            "labels": {"uri": "labels", "column": "label", "available_at": "known_at"},
+            "retrain": held,
+        }
+    )
 
 
 def drift(day: int, verdict: Verdict, *, version: int = CHAMPION, quiet: bool = False) -> DriftReport:
@@ -90,7 +106,7 @@ def decided(
         trainings=[trained(last_trained)] if trainings is None else trainings,
         labelled={FIRST + day * DAY: labelled for day in range((as_of - FIRST).days)},
     )
-    return triggers.decide(policy, as_of, known)
+    return triggers.decide(job(policy), as_of, known)
 
 
 def trained(
@@ -105,9 +121,11 @@ def trained(
         ("", False),
         ("dd", False),  # two of three
         ("ddd", True),
-        ("dddss", False),  # the latest is stable again
+        ("dddss", True),  # it lasts: three of five since it began
+        ("dddsss", False),  # it has passed
         ("ddsid", True),
-        ("ddsdi", False),  # nothing is known about the latest
+        ("ddsds", True),
+        ("ddssd" + "s" * 4 + "dd", False),  # never three of five
         ("dsdsd", True),
         ("iiddd", True),
         ("ddsss" + "d", False),  # the first has left the window of five
@@ -117,7 +135,9 @@ def trained(
     ],
 )
 @pytest.mark.parametrize("cause", ["drift", "degradation"])
-def test_a_training_needs_three_of_the_last_five_the_latest_included(letters: str, fires: bool, cause: str) -> None:
+def test_a_cause_needs_three_of_five_and_lasts_as_long_as_that_share_of_the_intervals_since(
+    letters: str, fires: bool, cause: str
+) -> None:
     policy = Retrain(violations=3, of_last=5)
     found = (
         decided(policy, drift=drifts(letters))
@@ -273,16 +293,52 @@ def test_a_change_waits_until_enough_rows_since_have_labels() -> None:
     waiting = decided(policy, drift=drifts("sssssssddd"), labelled=100)
     assert (waiting.fire, waiting.cause) == (False, "drift")
     assert waiting.reason.endswith(
-        "Waiting for labels since 2026-03-08T00:00:00Z: 300 labelled rows in 3 intervals are new, 500 in 3 are needed."
+        "Waiting for labels since 2026-03-08T00:00:00Z: 300 labelled rows in 3 intervals are new, 500 in 3 over 2 days are "
+        "needed."
     )
     assert decided(policy, drift=drifts("sssssssddd"), labelled=200).fire
     assert not decided(policy, drift=drifts("ssssssssdd"), labelled=9_999).fire
 
 
-def test_twice_min_rows_are_new_enough_unless_the_policy_says_otherwise() -> None:
-    policy = Retrain(**{**EAGER, "min_new_rows": None}, min_rows=90)
+def test_degradation_lasts_while_its_mean_is_worse_than_at_training_beyond_tolerance_and_chance() -> None:
+    policy = Retrain(violations=3, of_last=5, cooldown=timedelta(0), min_new_rows=100)
+
+    def lived(values: Sequence[float]) -> TriggerDecision:
+        reports = [
+            performance(day, "drift" if value > 14 else "stable").model_copy(
+                update={"value": value, "baseline": 10.0, "limit": 14.0}
+            )
+            for day, value in enumerate(values)
+        ]
+        return decided(policy, performance=reports, as_of=FIRST + 30 * DAY)
+
+    begun = [10.0, 9.0, 15.0, 15.0, 15.0]
+    lasting = lived([*begun, 12.0, 12.0, 12.0, 12.0, 12.0, 12.0])  # a mean of 13 over 9 intervals; 10 + 4 / 3 is chance
+    assert (lasting.fire, lasting.cause, lasting.since) == (True, "degradation", FIRST + 2 * DAY)
+    assert lasting.reason == (
+        "Degradation: it has lasted since 2026-03-03T00:00:00Z: mae 13 on average over 9 intervals, worse than at training (10) "
+        "by more than 1.3."
+    )
+    assert not lived([*begun, *[9.0] * 7]).fire
+    assert not lived([*begun, *[10.2] * 20]).fire  # a mean within the tolerance of 5 %, however sure
+
+
+def test_a_change_waits_for_labels_to_learn_from_and_for_a_holdout_to_prove_it_on() -> None:
+    policy, now = Retrain(**EAGER, holdout=10 * DAY), FIRST + 20 * DAY
+    waiting = decided(policy, drift=drifts("s" * 4 + "d" * 16), as_of=now)
+    assert (waiting.fire, waiting.cause) == (False, "drift")
+    assert waiting.reason.endswith("16000 labelled rows in 16 intervals are new, 100 in 3 over 17 days are needed.")
+    assert decided(policy, drift=drifts("s" * 3 + "d" * 17), as_of=now).fire
+    assert decided(Retrain(**EAGER, holdout=2 * DAY), drift=drifts("s" * 16 + "d" * 4), as_of=now).fire
+
+
+def test_rows_to_learn_from_and_to_prove_it_on_are_needed_unless_the_policy_says_otherwise() -> None:
+    policy = Retrain(**{**EAGER, "min_new_rows": None}, min_rows=80)  # the gate asks for 100
     assert not decided(policy, drift=drifts("sssssssddd"), labelled=59).fire
     assert decided(policy, drift=drifts("sssssssddd"), labelled=60).fire
+    policy = Retrain(**{**EAGER, "min_new_rows": None}, min_rows=120)
+    assert not decided(policy, drift=drifts("sssssssddd"), labelled=79).fire
+    assert decided(policy, drift=drifts("sssssssddd"), labelled=80).fire
 
 
 def test_a_change_that_was_trained_on_needs_new_rows_twice_as_many_each_time() -> None:
@@ -291,8 +347,8 @@ def test_a_change_that_was_trained_on_needs_new_rows_twice_as_many_each_time() -
     again = decided(Retrain(**EAGER), drift=bad, trainings=once, labelled=30)
     assert (again.fire, again.cause, again.since) == (False, "drift", FIRST)
     assert again.reason.endswith(
-        "The training as of 2026-03-07T00:00:00Z has seen this already: 150 labelled rows in 5 intervals are new, 200 in 3 are "
-        "needed."
+        "The training as of 2026-03-07T00:00:00Z has seen this already: 150 labelled rows in 5 intervals are new, 200 in 3 over "
+        "2 days are needed."
     )
     assert decided(Retrain(**EAGER), drift=bad, trainings=once, labelled=40).fire
     twice = [*once, trained(FIRST + 7 * DAY, "rejected", learnt_until=FIRST + 5 * DAY)]
@@ -363,10 +419,10 @@ def test_after_its_rest_an_open_breaker_lets_one_training_try() -> None:
 
 def test_nothing_is_trained_while_a_version_is_in_rollout() -> None:
     known = Known(CHAMPION, drifts("d" * 10), (), [], {FIRST + day * DAY: 999 for day in range(10)}, in_rollout=7)
-    found = triggers.decide(Retrain(**EAGER), TODAY, known)
+    found = triggers.decide(job(Retrain(**EAGER)), TODAY, known)
     assert (found.fire, found.cause) == (False, "drift")
     assert found.reason.endswith("Version 7 is in rollout: what it shows decides first.")
-    assert triggers.decide(Retrain(**EAGER), TODAY, replace(known, in_rollout=None)).fire
+    assert triggers.decide(job(Retrain(**EAGER)), TODAY, replace(known, in_rollout=None)).fire
 
 
 def test_a_champion_that_nobody_here_trained_is_no_obstacle() -> None:

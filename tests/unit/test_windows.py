@@ -83,19 +83,20 @@ def test_the_history_is_the_latest_matured_whole_intervals(
     ("interval", "holdout", "available", "cut"),
     [
         ("1d", "P14D", ("2026-01-01", "2026-03-02"), "2026-02-16"),  # 60 days: the full holdout
-        ("1d", "P14D", ("2026-01-01", "2026-02-26"), "2026-02-12"),  # 56 days: exactly a quarter
-        ("1d", "P14D", ("2026-01-01", "2026-01-21"), "2026-01-16"),  # 20 days: a quarter is 5
-        ("1d", "P14D", ("2026-01-01", "2026-01-08"), "2026-01-07"),  # 7 days: a quarter is 1.75, whole days only
+        ("1d", "P14D", ("2026-01-01", "2026-02-26"), "2026-02-12"),  # 56 days too
+        ("1d", "P14D", ("2026-01-01", "2026-01-21"), "2026-01-11"),  # 20 days: half of them
+        ("1d", "P4D", ("2026-01-01", "2026-01-09"), "2026-01-05"),  # 8 days: exactly a half
+        ("1d", "P14D", ("2026-01-01", "2026-01-08"), "2026-01-05"),  # 7 days: at most a half, whole days only
         ("1d", "P14D", ("2026-01-01", "2026-01-03"), "2026-01-02"),  # two days: one each
         ("1d", "PT36H", ("2026-01-01", "2026-03-02"), "2026-02-28"),  # rounded up to whole days
         ("1h", "PT6H", ("2026-01-01", "2026-01-02"), "2026-01-01T18:00"),
         ("1w", "P14D", ("2026-01-05", "2026-03-30"), "2026-03-16"),
         ("1mo", "P14D", ("2025-01-01", "2026-01-01"), "2025-12-01"),  # the last month, not its last 14 days
-        ("1mo", "P70D", ("2025-01-01", "2026-01-01"), "2025-11-01"),  # three months would be 92 of 365 days
+        ("1mo", "P70D", ("2025-01-01", "2026-01-01"), "2025-10-01"),  # rounded up to three whole months
         ("1mo", "P70D", ("2025-01-01", "2025-04-01"), "2025-03-01"),
     ],
 )
-def test_the_holdout_is_the_latest_part_and_shrinks_to_a_quarter_of_a_short_history(
+def test_the_holdout_is_the_latest_part_and_shrinks_to_half_of_a_short_history(
     make_job: Callable[..., JobSpec], interval: str, holdout: str, available: tuple[str, str], cut: str
 ) -> None:
     job = make_job(
@@ -143,4 +144,4 @@ def test_no_window_reaches_beyond_what_was_known_and_train_never_meets_holdout(
         assert split.train.end == split.holdout.start
         assert step.floor(split.holdout.start) == split.holdout.start
         one_interval = step.next(split.holdout.start) == history.end
-        assert one_interval or split.holdout.end - split.holdout.start <= (history.end - history.start) / 4
+        assert one_interval or split.holdout.end - split.holdout.start <= (history.end - history.start) / 2
