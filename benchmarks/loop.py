@@ -17,16 +17,14 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from benchmarks import replays
+from benchmarks.replays import DATA, JOBS, REPOSITORY
 from deploy.local_airflow import LocalAirflow
 from pipeline import jobfile
 from pipeline.ledger import Ledger
 from pipeline.settings import Settings
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-JOBS = REPOSITORY / "examples" / "jobs"
 OUT = REPOSITORY / "benchmarks" / "out"
-DATA = Path(os.environ.get("PIPELINE_REAL_DATA", REPOSITORY.parent / "shared" / "data"))
-_REPLAYS = (("bikes", "2011-03-01", "2013-01-01"), ("flights", "2013-03-01", "2014-01-01"))
 _INITS = (
     ("flights", "nycflights13", "binary", "2013-02-01", "2013-02-11"),
     ("bikes", "bike_sharing", "regression", "2011-03-01", "2011-03-11"),
@@ -34,30 +32,6 @@ _INITS = (
 )
 _FIRST, _LAST = datetime.fromisoformat("2013-02-01T00:00:00+00:00"), datetime.fromisoformat("2013-03-31T00:00:00+00:00")
 _RUN_SECONDS = 900.0
-
-
-def replays() -> dict[str, Any]:
-    """Closed loop against frozen champion over all of bike_sharing and nycflights13."""
-    rows: dict[str, Any] = {}
-    for name, start, end in _REPLAYS:
-        for policy in ("closed_loop", "frozen"):
-            with tempfile.TemporaryDirectory() as home:
-                report = _pipeline(
-                    home, "replay", str(JOBS / f"{name}.yaml"), "--from", start, "--to", end, "--policy", policy
-                )
-            metric = report["metric"]
-            rows[f"{name} {policy}"] = {
-                "metric": metric["name"],
-                "mean": round(metric["mean"], 4),
-                "intervals": report["intervals"],
-                "rows_in": report["rows_in"],
-                "accounted": report["rows_in"] == report["rows_scored"] + report["rows_quarantined"],
-                "retrains": report["retrains"],
-                "promotions": report["promotions"],
-                "seconds": report["seconds"],
-                "median_seconds": report["seconds_per_interval"]["median"],
-            }
-    return rows
 
 
 def airflow() -> dict[str, Any]:
@@ -113,11 +87,11 @@ def init() -> dict[str, Any]:
                 "label_available_at",
             )
             source = ("--features", str(DATA / data / "features"), "--labels", str(DATA / data / "labels"))
-            made = _pipeline(
+            made = replays.pipeline(
                 home, "init", name, *source, *columns, "--task", task, "--interval", "1d", "--out", str(out)
             )
-            _pipeline(home, "check", str(out))
-            report = _pipeline(home, "replay", str(out), "--from", start, "--to", end)
+            replays.pipeline(home, "check", str(out))
+            report = replays.pipeline(home, "replay", str(out), "--from", start, "--to", end)
             rows[name] = {
                 "features": made["features"],
                 "intervals": report["intervals"],
@@ -140,14 +114,6 @@ def parsing() -> dict[str, Any]:
                 if file.stem != "declared":
                     rows[f"{file.name}, {count} job(s)"] = _import_seconds(file.stem, jobs)
     return rows
-
-
-def _pipeline(home: str, *arguments: str) -> dict[str, Any]:
-    environ = {**os.environ, "PIPELINE_HOME": home, "PIPELINE_JOBS": str(JOBS), "MLFLOW_DISABLE_TELEMETRY": "true"}
-    command = [sys.executable, "-m", "pipeline", *arguments, "--json"]
-    done = subprocess.run(command, env=environ, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True)
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
 
 
 def _backfill(server: LocalAirflow, name: str) -> dict[str, Any]:
@@ -206,7 +172,7 @@ def _import_seconds(module: str, jobs: str) -> float:
 
 def main() -> int:
     """Run the parts that were asked for, print and write what they found."""
-    parts = {"replays": replays, "airflow": airflow, "init": init, "parsing": parsing}
+    parts = {"replays": replays.measure, "airflow": airflow, "init": init, "parsing": parsing}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", choices=[*parts, []], help="default: all")
     OUT.mkdir(parents=True, exist_ok=True)

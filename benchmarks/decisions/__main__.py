@@ -31,6 +31,7 @@ def parts(share: float) -> dict[str, Callable[[], Any]]:
         rollout,
         side_by_side,
     )
+    from benchmarks.replays import policies
 
     def cases(full: int) -> int:
         return max(round(full * share), 1)
@@ -42,6 +43,7 @@ def parts(share: float) -> dict[str, Callable[[], Any]]:
         "estimates": lambda: estimation.measure(cases(100)),
         "gate": lambda: gate.measure(cases),
         "governor": governor.measure,
+        "policies": policies,
         "rollout": lambda: rollout.measure(cases(1000)),
         "cost": cost.measure,
         "promotions": lambda: promotions.measure(each=cases(25)),

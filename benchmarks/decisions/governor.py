@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.decisions.lives import FAULTS, FIRST, Life
+from benchmarks.replays import pipeline
 from pipeline.ledger import Ledger
 from pipeline.replay import replay
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from pipeline.job import JobSpec
 
 _CHANGE = 30
 _FAULT_DAYS = range(20, 23)
@@ -25,7 +28,7 @@ _FAULT_DAYS = range(20, 23)
 
 def measure(*, days: int = 90, faults: Sequence[str] = tuple(FAULTS)) -> dict[str, Any]:
     """Retrains, promotions, rollbacks and alerts of each life, and the days on which they happened."""
-    step = lived(Life(days, lambda day: "usual" if day < _CHANGE else "other"))
+    step = lived(Life(days, lambda day: "usual" if day < _CHANGE else "other"), then=taken_back)
     return {
         "one step change": step,
         "an oscillating world": lived(Life(days, lambda day: "usual" if day // 7 % 2 == 0 else "other", seed=1)),
@@ -51,8 +54,17 @@ def turned_back(days: int, step: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def lived(life: Life) -> dict[str, Any]:
-    """One life, replayed: exactly the steps that the DAGs run."""
+def taken_back(job: JobSpec, home: Path) -> dict[str, Any]:
+    """How long `pipeline rollback --restate` takes on what a life has left, from the command to the last partition."""
+    file = home / "orders.yaml"
+    file.write_text(job.model_dump_json(exclude_none=True), encoding="utf-8")
+    began = time.perf_counter()
+    done = pipeline(str(home), "rollback", str(file), "--reason", "To see how long it takes.", "--restate")
+    return {"restated by command": len(done["restated"]), "seconds from command": round(time.perf_counter() - began, 1)}
+
+
+def lived(life: Life, then: Callable[[JobSpec, Path], dict[str, Any]] | None = None) -> dict[str, Any]:
+    """One life, replayed: exactly the steps that the DAGs run; ``then`` is what is measured on what it leaves."""
     with tempfile.TemporaryDirectory() as folder:
         job = life.write(Path(folder) / "data")
         workspace = Path(folder) / "workspace"
@@ -70,6 +82,7 @@ def lived(life: Life) -> dict[str, Any]:
         incidents = [incident.cause for incident in ledger.incidents(job.name)]
         restated = sum(manifest.quiet for manifest in ledger.manifests(job.name))
         ledger.close()
+        measured = then(job, workspace) if then else {}
     trained = [d for d in report["decisions"] if d["kind"] == "trigger" and d["outcome"] == "fire"]
     return {
         "days": life.days,
@@ -86,6 +99,7 @@ def lived(life: Life) -> dict[str, Any]:
         "skipped": len(report["skipped"]),
         "roc_auc": report["metric"]["mean"],
         "seconds": round(time.perf_counter() - began, 1),
+        **measured,
     }
 
 

@@ -1,0 +1,121 @@
+"""Replays of real data under each policy: what closing the loop is worth, and how many promotions it takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+JOBS = REPOSITORY / "examples" / "jobs"
+DATA = Path(os.environ.get("PIPELINE_REAL_DATA", REPOSITORY.parent / "shared" / "data"))
+# The job, its data set, and the days that are lived; what comes before is history to learn from.
+SETS = (
+    ("bikes", "bike_sharing", "2011-03-01", "2013-01-01"),
+    ("flights", "nycflights13", "2013-03-01", "2014-01-01"),
+)
+_SEED = 0
+
+
+def measure() -> dict[str, Any]:
+    """Closed loop, a training every month, and a frozen champion, over all of bike_sharing and nycflights13."""
+    return {
+        f"{name} {policy}": _lived(JOBS / f"{name}.yaml", start, end, policy)
+        for name, _, start, end in SETS
+        for policy in ("closed_loop", "always", "frozen")
+    }
+
+
+def policies() -> dict[str, Any]:
+    """What `measure` finds, side by side: the share of the gain of monthly trainings that the closed loop keeps.
+
+    And the same data with its days in random order, where there is nothing to follow. Two replays run at a time, so
+    that their times mean nothing.
+    """
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
+        begun = {
+            (name, policy): pool.submit(_lived, JOBS / f"{name}.yaml", start, end, policy)
+            for name, _, start, end in SETS
+            for policy in ("closed_loop", "always", "frozen")
+        }
+        shuffled = {
+            name: pool.submit(_lived, shuffle(name, data, Path(folder) / name), start, end, "closed_loop")
+            for name, data, start, end in SETS
+        }
+        found = {key: future.result() for key, future in begun.items()}
+        return {name: _compared(name, found, shuffled[name].result()) for name, *_ in SETS}
+
+
+def _compared(name: str, found: dict[tuple[str, str], dict[str, Any]], shuffled: dict[str, Any]) -> dict[str, Any]:
+    loop, always, frozen = (found[name, policy] for policy in ("closed_loop", "always", "frozen"))
+    gain, possible = loop["mean"] - frozen["mean"], always["mean"] - frozen["mean"]
+    facts = ("mean", "retrains", "promotions", "rollbacks")
+    return {
+        "metric": loop["metric"],
+        **{
+            policy: {fact: found[name, policy][fact] for fact in facts}
+            for policy in ("closed_loop", "always", "frozen")
+        },
+        "share of the gain": round(gain / possible, 3),
+        "share of the promotions": round(loop["promotions"] / always["promotions"], 3),
+        "days in random order": {fact: shuffled[fact] for fact in facts},
+    }
+
+
+def shuffle(name: str, data: str, root: Path, seed: int = _SEED) -> Path:
+    """Write a data set with its days in random order under ``root``; the job file that reads it."""
+    days = sorted(path.name.removeprefix("ds=") for path in (DATA / data / "features").iterdir())
+    order = np.random.default_rng(seed).permutation(len(days))
+    for place, day in zip(order, days, strict=True):
+        moved = timedelta(days=int((np.datetime64(days[place]) - np.datetime64(day)).astype(int)))
+        for kind, column in (("features", "event_ts"), ("labels", "label_available_at")):
+            folder = root / kind / f"ds={days[place]}"
+            folder.mkdir(parents=True)
+            for number, path in enumerate(sorted((DATA / data / kind / f"ds={day}").glob("*.parquet"))):
+                table = pq.ParquetFile(path).read()
+                at = pc.add(table[column], pa.scalar(moved, pa.duration("us")))
+                pq.write_table(
+                    table.set_column(table.column_names.index(column), column, at), folder / f"part-{number}.parquet"
+                )
+    job = root / f"{name}.yaml"
+    text = (JOBS / f"{name}.yaml").read_text(encoding="utf-8")
+    job.write_text(text.replace(f"../../../shared/data/{data}", str(root)), encoding="utf-8")
+    return job
+
+
+def _lived(job: Path, start: str, end: str, policy: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as home:
+        report = pipeline(home, "replay", str(job), "--from", start, "--to", end, "--policy", policy)
+    metric = report["metric"]
+    return {
+        "metric": metric["name"],
+        "mean": round(metric["mean"], 4),
+        "intervals": report["intervals"],
+        "rows_in": report["rows_in"],
+        "accounted": report["rows_in"] == report["rows_scored"] + report["rows_quarantined"],
+        "retrains": report["retrains"],
+        "promotions": report["promotions"],
+        "rollbacks": report["rollbacks"],
+        "seconds": report["seconds"],
+        "median_seconds": report["seconds_per_interval"]["median"],
+    }
+
+
+def pipeline(home: str, *arguments: str) -> dict[str, Any]:
+    """The answer of one command of the command line, whose state is under ``home``."""
+    environ = {**os.environ, "PIPELINE_HOME": home, "PIPELINE_JOBS": str(JOBS), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    command = [sys.executable, "-m", "pipeline", *arguments, "--json"]
+    done = subprocess.run(command, env=environ, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True)
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
