@@ -54,14 +54,14 @@ def test_a_change_too_young_to_learn_from_leaves_the_sliding_window(runtime, ord
 
 
 def test_settings_compete_and_the_best_is_trained_under_its_name(runtime, orders_on, worlds, day):
-    candidates = {"stump": {"max_iter": 1, "max_leaf_nodes": 2}, "deep": {"max_iter": 60}}
+    candidates = {"shy": {"learning_rate": 0.01}, "deep": {"max_iter": 60, "max_leaf_nodes": 31}}
     job = orders_on(
         worlds(first=-9, days=20, rows=400),
-        model={"parameters": {"max_iter": 1}, "candidates": candidates},
+        model={"parameters": {"max_iter": 1, "max_leaf_nodes": 2}, "candidates": candidates},
         retrain={"window_policy": "sliding"},
     )
     model = trained(runtime, job, day(18))
-    assert set(model.contest) == {"sliding default", "sliding stump", "sliding deep"}
+    assert set(model.contest) == {"sliding default", "sliding shy", "sliding deep"}
     assert model.settings == "deep"
     assert runtime.context(job).load(model.model.version).estimator["model"].n_iter_ == 60
 

@@ -215,6 +215,8 @@ def test_an_unlabelled_interval_is_reported_once_and_not_at_every_call(runtime, 
 
 def test_decide_fires_on_persistent_drift_once_it_can_be_learnt_and_the_cooldown_is_over(changing, day):
     runtime, job = changing
+    # A change is proven on one day, so that three intervals of labels are enough.
+    job = job.model_copy(update={"retrain": job.retrain.model_copy(update={"holdout": timedelta(days=1)})})
     list(runtime.monitor(job, day(10), day(15)))
     assert not runtime.decide(job, day(15)).fire
     list(runtime.monitor(job, day(15)))
