@@ -89,9 +89,10 @@ def _known(ctx: JobContext, as_of: datetime) -> Known:
 
 
 def _trainings(ctx: JobContext, as_of: datetime) -> list[Training]:
-    """What is recorded of trainings before ``as_of``, by time: of each the last outcome, a later rollback included."""
+    """What is recorded of trainings before ``as_of``, by time: of each the last outcome, later promotions and rollbacks included."""
     learnt = {m.as_of: m for m in ctx.ledger.models(ctx.job.name) if m.as_of < as_of}
-    withdrawn = champion.withdrawn_versions(ctx, as_of) | _turned_away(ctx, as_of)
+    ruled, withdrawn = champion.moved_versions(ctx, as_of)
+    withdrawn |= _turned_away(ctx, as_of)
     found = {
         moment: Training(moment, is_automatic=False, outcome="open", learnt_until=model.holdout_end)
         for moment, model in learnt.items()
@@ -100,11 +101,12 @@ def _trainings(ctx: JobContext, as_of: datetime) -> list[Training]:
         if record.at >= as_of:
             continue
         model = learnt.get(record.at)
-        is_withdrawn = model is not None and model.model.version in withdrawn
+        version = model.model.version if model else None
+        outcome = _OUTCOMES.get(record.outcome, "open")
         found[record.at] = Training(
             record.at,
             is_automatic=record.details["cause"] not in _BY_HAND,
-            outcome="rejected" if is_withdrawn else _OUTCOMES.get(record.outcome, "open"),
+            outcome="rejected" if version in withdrawn else "promoted" if version in ruled else outcome,
             learnt_until=model.holdout_end if model else None,
         )
     return [found[moment] for moment in sorted(found)]
