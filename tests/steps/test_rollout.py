@@ -101,6 +101,8 @@ def test_a_proven_challenger_takes_over_share_by_share_and_every_rerun_finds_the
     moved = runtime.ledger.promotions("orders")[-1]
     assert (moved.model.version, moved.previous_version, moved.effective_at) == (2, 1, day(35))
     assert moved.reason.startswith(f"Rollout {begun.decision_ids[1]} is complete. The challenger passed every share")
+    story = runtime.story(runtime.explain(moved.decision_id))
+    assert f"Version 2 had won the gate, and its rollout was completed ({decisions[34].id})." in story
 
     shares = [np.mean(rows(runtime, job, n)["variant"].to_numpy() == "challenger") for n in range(25, 35)]
     assert shares[0] == shares[-1] == 0

@@ -53,6 +53,8 @@ def test_a_model_that_is_worse_than_the_one_before_is_rolled_back_within_two_mat
     (decision,) = runtime.ledger.decisions(promoted.name, kind="watch")
     assert (decision.outcome, decision.details["version"], decision.details["back_to"]) == ("rolled_back", 2, 1)
     assert decision.details["low"] > 0
+    move = runtime.explain(runtime.ledger.promotions(promoted.name)[-1].decision_id)
+    assert f"The watch withdrew version 2 by itself ({decision.id})." in runtime.story(move)
     assert runtime.watch(promoted, day(24)) is None
 
 
