@@ -143,6 +143,11 @@ class Promote(Model):
     max_size_ratio: float | None = Field(
         default=5.0, ge=1, description="Times that the model's file may be as large as the champion's; null: no limit."
     )
+    better_than_constant: bool = Field(
+        default=True,
+        description="Whether a challenger must be proven better than a constant, too: the mean of what it was trained on, or "
+        "its shares of classes and the most frequent one.",
+    )
     approval: Approval = Field(default_factory=Approval, description="The last word of a person.")
     rollout: Rollout = Field(default_factory=Rollout, description="How a proven challenger comes to score everything.")
     watch: Watch = Field(default_factory=Watch, description="What happens after a promotion.")

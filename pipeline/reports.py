@@ -187,7 +187,7 @@ class TriggerDecision(Report):
 class Guard(Report):
     """One limit, beside the job's metric, that a challenger must keep."""
 
-    name: Literal["slices", "calibration", "churn", "speed", "size"]
+    name: Literal["slices", "calibration", "churn", "speed", "size", "constant"]
     value: float | None = Field(description="What was found, in the limit's unit; null where nothing could be judged.")
     limit: float | None = Field(description="Largest value that is accepted; null: reported only.")
     is_met: bool
