@@ -79,6 +79,11 @@ class Rollout(Model):
         lt=1,
         description="Probability that equal models are never told apart, however often they are compared in a rollout.",
     )
+    restate: bool = Field(
+        default=True,
+        description="canary, ab: whether the champion scores again what the challenger of a rollout that was rolled back "
+        "had published.",
+    )
 
     @property
     def splits(self) -> bool:

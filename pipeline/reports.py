@@ -135,7 +135,7 @@ class Manifest(Report):
     )
     rows_challenger: int = Field(default=0, description="Rows that it scored; the champion scored all others.")
     challenger_fault: str = Field(
-        default="", description="Why the champion scored the rows that were meant for it; empty = nothing."
+        default="", description="Why the challenger in rollout could not score; the champion scored all rows then."
     )
     fingerprint: str
     sha256: str = Field(description="Digest of the published file's bytes.")
