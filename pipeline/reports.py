@@ -278,6 +278,7 @@ class ApprovalAnswer(Report):
 
     decision: Decision = Field(description="The answer: approved, rejected, expired or superseded.")
     promotion: Promotion | None = Field(description="The move of the champion that an approval led to.")
+    rollout: Decision | None = Field(default=None, description="The start of the rollout that an approval led to.")
     replayed: bool = Field(description="The answer was known already; nothing was decided by this call.")
 
 
