@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from pipeline import rollout as rules
 from pipeline import windows
-from pipeline.errors import InvalidRequest
+from pipeline.errors import InvalidRequest, PromotionConflict
 from pipeline.intervals import Interval, format_instant
 from pipeline.reports import Decision
 from pipeline.steps import champion, incidents, restate, rollout
@@ -32,7 +31,7 @@ def advance(ctx: JobContext, as_of: datetime) -> Decision | None:
     incident, unless only its time is over, and what its challenger had scored of split partitions is made again by the
     champion (``promote.rollout.restate``). A repeated call finishes what a killed one left, and a call for a time before the
     latest decision does nothing. Nothing happens unless ``promote.mode`` is ``enabled``. Raises `AliasConflict` when the
-    alias was moved behind the ledger's back.
+    alias was moved behind the ledger's back, and `PromotionConflict` when somebody else decides at the same time.
     """
     job = ctx.job
     decided = ctx.ledger.decisions(job.name, kind="rollout")
@@ -56,7 +55,7 @@ def stop(ctx: JobContext, at: datetime, reason: str) -> Decision:
     """The recorded end of the rollout under way because somebody said so; the champion stays.
 
     What the challenger had scored is made again as in `advance`. Raises `InvalidRequest` when none is under way, and for a
-    reason that says nothing.
+    reason that says nothing, and `PromotionConflict` when somebody else decides at the same time.
     """
     reason = champion.stated(ctx.job.name, reason)
     found = rollout.running(ctx, at)
@@ -84,7 +83,7 @@ def _decided(ctx: JobContext, as_of: datetime, found: Running) -> Decision | Non
         return None
     if judged.cause is not None:
         return _rolled_back(ctx, as_of, found, judged.reason, judged.cause, numbers)
-    return _record(ctx, as_of, replace(found, share=judged.share), _OUTCOMES[judged.action], judged.reason, numbers)
+    return _record(ctx, as_of, found, _OUTCOMES[judged.action], judged.reason, numbers, share=judged.share)
 
 
 def _rolled_back(
@@ -151,20 +150,35 @@ def _record(
     reason: str,
     facts: dict[str, Any],
     *,
+    share: float | None = None,
     since: datetime | None = None,
 ) -> Decision:
-    """Record what becomes of the rollout, from the next interval on or, dated back, ``since``."""
+    """Record what becomes of the rollout, from the next interval on or, dated back, ``since``; ``share`` is the next one.
+
+    Raises `PromotionConflict` when somebody else, such as a person who stops it, was faster.
+    """
     details = {
         "rollout": found.id,
         "effective_at": format_instant(since or rollout.next_end(ctx, as_of)),
         "kind": found.kind,
         "champion_version": found.champion,
         "challenger_version": found.challenger,
-        "share": found.share,
+        "share": found.share if share is None else share,
         **facts,
     }
     decision = Decision.of(ctx.job.name, "rollout", as_of, outcome, reason, details)
-    ctx.ledger.record_decision(decision)
+    with ctx.ledger.moving(ctx.job.name):
+        decided = ctx.ledger.decisions(ctx.job.name, kind="rollout")
+        now = rollout.state(decided)
+        if now is None or (now.id, now.share) != (found.id, found.share):
+            raise PromotionConflict(
+                f"the rollout {found.id} of job {ctx.job.name!r} went on while this step was prepared",
+                expected=f"version {found.challenger} in rollout at {found.share:.0%}",
+                got=f"{decided[-1].outcome} ({decided[-1].id})",
+                left_behind="nothing was changed by this step",
+                next_step=f"run the same command again, if it is still right; pipeline rollout {ctx.job.name}",
+            )
+        ctx.ledger.record_decision(decision)
     return decision
 
 

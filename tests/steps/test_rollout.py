@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import replay
-from pipeline.errors import InvalidRequest
+from pipeline.errors import InvalidRequest, PromotionConflict
+from pipeline.ledger import Ledger
 from pipeline.registry import Registry
 from pipeline.reports import Challenger, TriggerDecision
 from pipeline.runtime import Runtime
@@ -401,6 +402,32 @@ def test_a_completion_that_was_killed_before_the_alias_moved_is_finished_by_the_
     assert runtime.advance(job, day(33)) is None
     assert runtime.registry.champion("orders") == 2
     assert runtime.ledger.promotions("orders")[-1].effective_at == day(34)
+
+
+class Overtaken(Ledger):
+    """A ledger whose user is always a moment too late."""
+
+    def moving(self, job):
+        self.overtake()
+        return super().moving(job)
+
+
+def test_of_a_person_who_stops_a_rollout_and_a_step_at_the_same_time_one_wins_and_the_other_is_told(runtime, make, day):
+    job = make(kind="ab", max_intervals=1)
+    trained(runtime, job, day, 26)
+    begin(runtime, job, day, 26, 1, 2)
+    list(runtime.score(job, day(26)))
+    runtime.evaluate(job, day(29))
+    with Runtime(runtime.settings, lambda: day(29)) as slow, Runtime(runtime.settings, lambda: day(29)) as person:
+        slow.ledger.close()
+        slow.ledger = Overtaken(runtime.settings.ledger_url, slow.clock)
+        slow.ledger.overtake = lambda: person.stop_rollout(job, "It looks odd.")
+        with pytest.raises(
+            PromotionConflict, match=r"went on while this step was prepared.*got rolled_back \(rollout-"
+        ):
+            slow.advance(job, day(29))
+    (_, ended) = runtime.ledger.decisions("orders", kind="rollout")
+    assert ended.reason == "Stopped by hand: It looks odd."
 
 
 def test_a_person_who_moves_the_alias_ends_the_rollout(runtime, make, day):
