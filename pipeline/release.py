@@ -17,7 +17,7 @@ class Watch(Model):
     """How a promoted model is watched, and when the one before comes back by itself."""
 
     enabled: bool = Field(default=True, description="Whether a promotion by the gate is undone when it proves wrong.")
-    intervals: int = Field(default=14, ge=1, description="Matured intervals over which it is watched.")
+    intervals: int = Field(default=14, ge=1, description="Intervals over which it is watched, as they mature.")
     violations: int = Field(
         default=2, ge=1, description="Latest intervals in a row in which the former champion must be better."
     )

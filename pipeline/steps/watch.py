@@ -33,16 +33,17 @@ def watch(ctx: JobContext, as_of: datetime) -> Watched | None:
     ``violations`` intervals and over all of them with a confidence that allows for a look after each. The rollback is
     recorded before it is made, and opens an incident; it takes effect when the promotion did, and what the withdrawn version
     had published is scored again (``restate``). A call that finds an earlier one unfinished completes it.
+    Nothing happens unless ``promote.mode`` is ``enabled``.
     """
-    if not ctx.job.promote.watch.enabled:
+    if not ctx.job.promote.watch.enabled or ctx.job.promote.mode != "enabled":
         return None
     latest = champion.latest(ctx)
     if latest is None or latest.previous_version is None:
         return None
     if champion.is_rollback(latest):
         return _completed(ctx, as_of)
-    if (undecided := _decision(ctx, latest)) is not None:
-        return _go_back(ctx, latest, undecided)
+    if (decided := _decision(ctx, latest)) is not None:
+        return _go_back(ctx, latest, decided)
     matured = _matured(ctx, latest, as_of)
     if not matured or not _is_by_gate(ctx, latest):
         return None
@@ -119,7 +120,7 @@ def _decision(ctx: JobContext, promotion: Promotion) -> Decision | None:
 def _is_by_gate(ctx: JobContext, promotion: Promotion) -> bool:
     """Whether a gate let the version through, for the first time: what a person brought back, only a person takes away."""
     ruled = [known.model.version for known in ctx.ledger.promotions(ctx.job.name)]
-    if champion.is_rollback(promotion) or ruled.count(promotion.model.version) > 1:
+    if ruled.count(promotion.model.version) > 1:
         return False
     gated = ctx.ledger.decisions(ctx.job.name, kind="gate", until=promotion.effective_at)
     return any(d.outcome == "promote" and d.details["challenger_version"] == promotion.model.version for d in gated)

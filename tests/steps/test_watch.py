@@ -82,8 +82,9 @@ def test_what_a_person_brought_back_only_a_person_takes_away(runtime, promoted, 
 def test_a_watch_that_is_switched_off_moves_nothing(runtime, promoted, day):
     watch = promoted.promote.watch.model_copy(update={"enabled": False})
     quiet = promoted.model_copy(update={"promote": promoted.promote.model_copy(update={"watch": watch})})
-    runtime.evaluate(quiet, day(24))
-    assert runtime.watch(quiet, day(24)) is None
+    careful = promoted.model_copy(update={"promote": promoted.promote.model_copy(update={"mode": "dry_run"})})
+    runtime.evaluate(promoted, day(24))
+    assert [runtime.watch(job, day(24)) for job in (quiet, careful)] == [None, None]
 
 
 def test_a_good_model_stays_and_is_no_longer_watched_after_its_time(runtime, orders_on, worlds, day):
