@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline import guards, paired
-from pipeline.metrics import Outcomes
 from pipeline.reports import GateDecision
 
 if TYPE_CHECKING:
@@ -17,12 +16,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.guards import Levels
+    from pipeline.metrics import Outcomes
     from pipeline.policies import MetricName
     from pipeline.release import Promote
     from pipeline.reports import Guard
-
-# A gain below this share of the metric is rounding of float64 sums, not a difference between models.
-_ROUNDING = 1e-9
 
 
 def compare(
@@ -37,13 +34,15 @@ def compare(
     min_slice: int = 30,
     sizes: tuple[int, int] | None = None,
     slowdown: float | None = None,
+    learnt: NDArray[Any] | None = None,
 ) -> GateDecision:
     """The decision from both models' outcomes on the same held-out rows.
 
     Both `Outcomes` hold the same rows in the same order; ``interval`` is the day of each row, or what else its rows
     share; ``slices`` the slices of each column, of at least ``min_slice`` rows to count. ``sizes`` are the bytes of champion
     and challenger. ``slowdown`` is how many times as long scoring takes, only where that is beyond the limit (see
-    `pipeline.guards.speed`).
+    `pipeline.guards.speed`). ``learnt`` are the labels that the challenger was trained on: with them it must be better than
+    a constant, too.
 
     The gain is the difference of the metric, positive when the challenger is better. The challenger wins when the lower
     bound of the gain at ``policy.confidence`` (one-sided; see `pipeline.paired.compare`) is above 0 and the gain reaches
@@ -63,6 +62,7 @@ def compare(
         guards.churn(policy, champion, challenger),
         guards.speed(policy, slowdown),
         *([guards.size(policy, *sizes)] if sizes else []),
+        *([guards.constant(policy, metric, challenger, learnt, interval, seed)] if learnt is not None else []),
     )
     return _guarded(found.model_copy(update={"guards": met, "slices": told}))
 
@@ -78,25 +78,17 @@ def first(
 ) -> GateDecision:
     """The decision on a first champion, which has nobody to be compared with but a constant prediction.
 
-    ``outcomes`` are those of its holdout, ``learnt`` the labels it was trained on: the constant is their mean, or their
-    shares of classes with the most frequent one. Proven is as in `compare` with the criterion ``superior``; no guard applies,
-    and no number of labels is asked for beyond what the proof needs.
+    ``outcomes`` are those of its holdout, ``learnt`` the labels it was trained on (see `pipeline.guards.constant_outcomes`).
+    Proven is as in `compare` with the criterion ``superior``; no guard applies, and no number of labels is asked for beyond
+    what the proof needs.
     """
     superior = policy.model_copy(update={"criterion": "superior", "margin": None, "min_gain": 0.0})
-    found = _tested(superior, metric, _constant(outcomes, learnt), outcomes, interval, seed, "a constant prediction")
+    constant = guards.constant_outcomes(outcomes, learnt)
+    found = _tested(superior, metric, constant, outcomes, interval, seed, "a constant prediction")
     if found.outcome == "insufficient_data":
         return found.model_copy(update={"reason": found.reason.replace("the champion stays", "nobody is promoted")})
     told = "it may be the first champion" if found.outcome == "promote" else "nobody is promoted"
     return found.model_copy(update={"reason": f"{found.reason}; {told}."})
-
-
-def _constant(outcomes: Outcomes, learnt: NDArray[Any]) -> Outcomes:
-    n = len(outcomes)
-    if outcomes.scores is None:
-        return Outcomes(outcomes.truth, np.full(n, np.mean(learnt.astype(np.float64))))
-    shares = np.array([np.mean(learnt == name) for name in outcomes.classes])
-    usual = np.asarray(outcomes.classes)[[int(np.argmax(shares))]]
-    return Outcomes(outcomes.truth, np.repeat(usual, n), np.tile(shares, (n, 1)), outcomes.classes)
 
 
 def _tested(
@@ -118,8 +110,7 @@ def _tested(
         return insufficient(metric, n, f"the {n} holdout rows cannot tell how sure a difference of {metric} is")
     low, bar = test.low(policy.confidence), 0.0 if policy.margin is None else -policy.margin
     is_tie = _alike(champion, challenger)
-    # Rounding is no difference.
-    better = low > bar + _ROUNDING * abs(old) and gain >= policy.min_gain + bar and not is_tie
+    better = low > bar + paired.ROUNDING * abs(old) and gain >= policy.min_gain + bar and not is_tie
     needed = (
         f"a bound above {bar:g}{f' and a gain of at least {policy.min_gain:g}' if policy.min_gain else ''} is needed"
     )

@@ -1,5 +1,7 @@
 """What a better metric may not cost: losses in slices, calibration, decisions that flip, scoring speed and model size.
 
+And what it must be worth: more than a constant prediction.
+
 Pure functions of both models' outcomes on the same rows; each gives the `Guard` that a gate decision records.
 """
 
@@ -237,3 +239,41 @@ def size(policy: Promote, champion: int, challenger: int) -> Guard:
     met = limit is None or ratio <= limit or challenger < _SMALL_BYTES
     detail = f"{challenger} bytes against {champion}{', small in any case' if challenger < _SMALL_BYTES else ''}"
     return Guard(name="size", value=round(ratio, 3), limit=limit, is_met=met, detail=detail)
+
+
+def constant(
+    policy: Promote,
+    metric: MetricName,
+    challenger: Outcomes,
+    learnt: NDArray[Any],
+    day: NDArray[np.int64],
+    seed: int,
+) -> Guard:
+    """Whether the challenger is proven better than a constant prediction; ``learnt`` are the labels it was trained on.
+
+    Better than the champion is not enough where the champion has become worse than that. The value is the loss against the
+    constant, negative for a gain; proven is as against the champion, by `pipeline.paired.compare`.
+    """
+    if not policy.better_than_constant:
+        return Guard(name="constant", value=None, limit=None, is_met=True, detail="no proof is asked for")
+    rival = constant_outcomes(challenger, learnt)
+    old, new, gain = paired.values(metric, rival, challenger)
+    test = paired.compare(metric, rival, challenger, day, seed) if np.isfinite(gain) else None
+    if test is None:
+        return Guard(name="constant", value=None, limit=0.0, is_met=False, detail=f"{metric} cannot tell on these rows")
+    low = test.low(policy.confidence)
+    detail = (
+        f"{metric} {new:.5g} against {old:.5g} of a constant prediction, a gain of at least {low:.4g} ({test.name})"
+    )
+    is_met = low > paired.ROUNDING * abs(old)
+    return Guard(name="constant", value=-gain, limit=0.0, is_met=is_met, detail=detail)
+
+
+def constant_outcomes(outcomes: Outcomes, learnt: NDArray[Any]) -> Outcomes:
+    """What a constant would have predicted instead: the mean of ``learnt``, or its shares of classes and the most frequent."""
+    n = len(outcomes)
+    if outcomes.scores is None:
+        return Outcomes(outcomes.truth, np.full(n, np.mean(learnt.astype(np.float64))))
+    shares = np.array([np.mean(learnt == name) for name in outcomes.classes])
+    usual = np.asarray(outcomes.classes)[[int(np.argmax(shares))]]
+    return Outcomes(outcomes.truth, np.repeat(usual, n), np.tile(shares, (n, 1)), outcomes.classes)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.intervals import format_instant
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 ESTIMATED = "degradation:estimated"
 _HALTED: Literal["retraining_halted"] = "retraining_halted"
+# What the loop has undone is done; people should still see why the gate had let it through.
+Withdrawn = Literal["promotion_withdrawn", "challenger_withdrawn"]
+_WITHDRAWN: dict[Withdrawn, Tier] = {"promotion_withdrawn": "page", "challenger_withdrawn": "ticket"}
+_WITHDRAWN_FOR = timedelta(days=7)
 # One interval without the cause may be luck; two in a row end it.
 _CLEAR_TO_CLOSE = 2
 # Late and repeated reports are recognised this many intervals back; what is older counts as counted.
@@ -78,8 +83,29 @@ def of_breaker(known: Sequence[Incident], job: str, as_of: datetime, halted: boo
         return [_made(job, _Sign(_HALTED, _HALTED, "ticket", (), reason), as_of)]
     if halted:
         return []
-    ended = {"status": "closed", "closed": as_of, "clear": (as_of,)}
-    return [incident.model_copy(update=ended) for incident in lasting if incident.latest < as_of]
+    return [_ended(incident, as_of) for incident in lasting if incident.latest < as_of]
+
+
+def of_withdrawal(
+    known: Sequence[Incident], job: str, kind: Withdrawn, version: int, at: datetime, reason: str
+) -> list[Incident]:
+    """The incident that the withdrawal of a version at ``at`` opens, once; ``known`` are the job's incidents."""
+    sign = _Sign(f"{kind}:{version}", kind, _WITHDRAWN[kind], (), reason)
+    return [] if any(incident.cause == sign.cause for incident in known) else [_made(job, sign, at)]
+
+
+def outlived(known: Sequence[Incident], as_of: datetime, ruling_since: datetime) -> list[Incident]:
+    """The incidents of withdrawals that end by ``as_of``: at the next promotion, or after a week.
+
+    ``ruling_since`` is when the promotion of the present champion took effect.
+    """
+    found = []
+    for incident in known:
+        if incident.kind in _WITHDRAWN and incident.status == "open":
+            week = incident.opened + _WITHDRAWN_FOR
+            end = min(ruling_since, week) if ruling_since > incident.opened else week
+            found += [_ended(incident, end)] if end <= as_of else []
+    return found
 
 
 def news(before: Incident | None, after: Incident) -> News | None:
@@ -146,6 +172,10 @@ def _clearing(incident: Incident, end: datetime) -> Incident:
     return incident.model_copy(update={"clear": clear, "status": "closed", "closed": max(clear)})
 
 
+def _ended(incident: Incident, end: datetime) -> Incident:
+    return incident.model_copy(update={"status": "closed", "closed": end, "clear": (end,)})
+
+
 def _covers(incident: Incident, start: datetime) -> bool:
     """Whether the interval from ``start`` on lies between the incident's opening and its end, or was counted to it."""
     is_within = incident.opened <= start and (incident.closed is None or start < incident.closed)
@@ -154,7 +184,7 @@ def _covers(incident: Incident, start: datetime) -> bool:
 
 def _is_absent(incident: Incident, report: DriftReport | PerformanceReport) -> bool:
     """Whether the report, which does not show the incident's cause, has looked for it and could have seen it."""
-    if incident.kind == _HALTED:
+    if incident.kind == _HALTED or incident.kind in _WITHDRAWN:
         return False
     is_of_drift = incident.kind in _OF_DRIFT or incident.cause == ESTIMATED
     if is_of_drift and isinstance(report, DriftReport):

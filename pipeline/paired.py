@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 # Rows of one day share its weather, its outages and its campaigns, so days are the units; with fewer of them than this a
 # bootstrap has too few distinct replicates, and rows are taken as the units instead.
 FEWEST_BLOCKS = 7
+# A gain below this share of the metric is rounding of float64 sums, not a difference between models.
+ROUNDING = 1e-9
 _REPLICATES = 10_000
 _USED_ERROR = 0.8
 # Replicates that are computed at once: bounds the memory of a history of many days.

@@ -17,7 +17,7 @@ class Watch(Model):
     """How a promoted model is watched, and when the one before comes back by itself."""
 
     enabled: bool = Field(default=True, description="Whether a promotion by the gate is undone when it proves wrong.")
-    intervals: int = Field(default=14, ge=1, description="Matured intervals over which it is watched.")
+    intervals: int = Field(default=14, ge=1, description="Intervals over which it is watched, as they mature.")
     violations: int = Field(
         default=2, ge=1, description="Latest intervals in a row in which the former champion must be better."
     )
@@ -78,6 +78,11 @@ class Rollout(Model):
         ge=0.5,
         lt=1,
         description="Probability that equal models are never told apart, however often they are compared in a rollout.",
+    )
+    restate: bool = Field(
+        default=True,
+        description="canary, ab: whether the champion scores again what the challenger of a rollout that was rolled back "
+        "had published.",
     )
 
     @property
@@ -142,6 +147,11 @@ class Promote(Model):
     )
     max_size_ratio: float | None = Field(
         default=5.0, ge=1, description="Times that the model's file may be as large as the champion's; null: no limit."
+    )
+    better_than_constant: bool = Field(
+        default=True,
+        description="Whether a challenger must be proven better than a constant, too: the mean of what it was trained on, or "
+        "its shares of classes and the most frequent one.",
     )
     approval: Approval = Field(default_factory=Approval, description="The last word of a person.")
     rollout: Rollout = Field(default_factory=Rollout, description="How a proven challenger comes to score everything.")

@@ -135,7 +135,7 @@ class Manifest(Report):
     )
     rows_challenger: int = Field(default=0, description="Rows that it scored; the champion scored all others.")
     challenger_fault: str = Field(
-        default="", description="Why the champion scored the rows that were meant for it; empty = nothing."
+        default="", description="Why the challenger in rollout could not score; the champion scored all rows then."
     )
     fingerprint: str
     sha256: str = Field(description="Digest of the published file's bytes.")
@@ -187,7 +187,7 @@ class TriggerDecision(Report):
 class Guard(Report):
     """One limit, beside the job's metric, that a challenger must keep."""
 
-    name: Literal["slices", "calibration", "churn", "speed", "size"]
+    name: Literal["slices", "calibration", "churn", "speed", "size", "constant"]
     value: float | None = Field(description="What was found, in the limit's unit; null where nothing could be judged.")
     limit: float | None = Field(description="Largest value that is accepted; null: reported only.")
     is_met: bool
@@ -278,6 +278,7 @@ class ApprovalAnswer(Report):
 
     decision: Decision = Field(description="The answer: approved, rejected, expired or superseded.")
     promotion: Promotion | None = Field(description="The move of the champion that an approval led to.")
+    rollout: Decision | None = Field(default=None, description="The start of the rollout that an approval led to.")
     replayed: bool = Field(description="The answer was known already; nothing was decided by this call.")
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from pipeline import assignment
+from pipeline import assignment, paired
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,10 +23,9 @@ if TYPE_CHECKING:
     from pipeline.verdicts import Arms
 
 Action = Literal["advance", "hold", "rollback", "complete"]
+Cause = Literal["fault", "split", "worse", "time"]
 _SECONDS_PER_DAY = 24 * 60 * 60
 _UNITS = "intervals (days, if shorter)"
-# A gain below this share of the metric is rounding of float64 sums, not a difference between models.
-_ROUNDING = 1e-9
 # A share does not grow while the challenger trails by so many standard errors: holding costs nothing but time.
 _TRAILING = 2.0
 # The part of the error probability that is spent on noticing gross harm before the noise of days can be measured.
@@ -49,12 +48,13 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What to do, why in one sentence, and the share from now on (of ``advance`` and ``hold``)."""
+    """What to do, why in one sentence, the share from now on (of ``advance`` and ``hold``), the cause (of ``rollback``)."""
 
     action: Action
     reason: str
     share: float
     evidence: Evidence
+    cause: Cause | None = None
 
 
 def judge(policy: Rollout, seen: Sequence[Arms], *, share: float, elapsed: int) -> Judgement:
@@ -67,19 +67,19 @@ def judge(policy: Rollout, seen: Sequence[Arms], *, share: float, elapsed: int) 
     """
     evidence = compare(seen, 1 - policy.confidence)
     if fault := next((f"{arms.fault} ({arms.start:%Y-%m-%dT%H:%MZ})" for arms in seen if arms.fault), ""):
-        return Judgement("rollback", f"The challenger is withdrawn: {fault}.", share, evidence)
+        return Judgement("rollback", f"The challenger is withdrawn: {fault}.", share, evidence, "fault")
     if mismatch := _mismatch(seen):
-        return Judgement("rollback", f"The split cannot be trusted: {mismatch}.", share, evidence)
-    numbers, rounding = _numbers(evidence, policy.confidence), _ROUNDING * _scale(seen)
+        return Judgement("rollback", f"The split cannot be trusted: {mismatch}.", share, evidence, "split")
+    numbers, rounding = _numbers(evidence, policy.confidence), paired.ROUNDING * _scale(seen)
     if evidence.high < -rounding:
-        return Judgement("rollback", f"The challenger is proven worse: {numbers}.", share, evidence)
+        return Judgement("rollback", f"The challenger is proven worse: {numbers}.", share, evidence, "worse")
     if policy.kind != "canary" and evidence.low > rounding:
         return Judgement("complete", f"The challenger is proven better: {numbers}.", share, evidence)
     if policy.kind == "canary" and (found := _ramp(policy, seen, share, evidence, numbers)).action != "hold":
         return found
     if elapsed >= policy.max_intervals:
         reason = f"{elapsed} {_UNITS} have matured, {policy.max_intervals} are allowed, without an end: {numbers}."
-        return Judgement("rollback", reason, share, evidence)
+        return Judgement("rollback", reason, share, evidence, "time")
     return found if policy.kind == "canary" else Judgement("hold", f"Not proven yet: {numbers}.", share, evidence)
 
 

@@ -17,6 +17,7 @@ from pipeline.registry import Registry
 from pipeline.reports import TriggerDecision
 from pipeline.settings import Settings
 from pipeline.steps import (
+    advance,
     approval,
     audit,
     calibrate,
@@ -33,7 +34,6 @@ from pipeline.steps import (
     quarantine,
     restate,
     retrain,
-    rollout,
     score,
     watch,
 )
@@ -203,15 +203,15 @@ class Runtime:
         return watch.watch(self.context(job), as_of)
 
     def advance(self, job: JobSpec, as_of: datetime) -> Decision | None:
-        """What the intervals that matured by ``as_of`` decide about the rollout under way, recorded and done.
+        """What the intervals scored and matured by ``as_of`` decide about the rollout under way, recorded and done.
 
         To be called after `evaluate`, never for a backfill. ``None`` when there is no rollout, or it goes on as it is.
         """
-        return rollout.advance(self.context(job), as_of)
+        return advance.advance(self.context(job), as_of)
 
     def stop_rollout(self, job: JobSpec, reason: str) -> Decision:
-        """Withdraw the challenger of the rollout under way, from now on; raises `InvalidRequest` when there is none."""
-        return rollout.stop(self.context(job), self.clock(), reason)
+        """Withdraw the challenger of the rollout under way; raises what `pipeline.steps.advance.stop` raises."""
+        return advance.stop(self.context(job), self.clock(), reason)
 
     def decide(self, job: JobSpec, as_of: datetime) -> TriggerDecision:
         """The recorded decision whether to train at ``as_of``; raises `NoChampion` before the first promotion."""

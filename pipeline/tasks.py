@@ -177,7 +177,7 @@ def ask(name: str, request: str) -> Json | None:
 
 
 def answer(name: str, asked: Json, *, approved: bool, by: str | None, reason: str, waited: timedelta) -> Json:
-    """Record the answer to what `ask` asked, and promote what was approved; returns what became of it.
+    """Record the answer to what `ask` asked, and promote or roll out what was approved; returns what became of it.
 
     ``by`` names who answered, ``None`` nobody: then the request expires. The answer's time is that of the request and
     ``waited``, so that a run over history lives in its own time.
@@ -193,10 +193,14 @@ def answer(name: str, asked: Json, *, approved: bool, by: str | None, reason: st
         return {
             "job": name,
             "as_of": asked["as_of"],
-            "outcome": "promoted" if given.promotion else given.decision.outcome,
+            "outcome": "promoted" if given.promotion else "rollout" if given.rollout else given.decision.outcome,
             "reason": given.decision.reason,
             "model_version": asked["model_version"],
-            "decision_ids": [given.decision.id, *([given.promotion.decision_id] if given.promotion else [])],
+            "decision_ids": [
+                given.decision.id,
+                *([given.promotion.decision_id] if given.promotion else []),
+                *([given.rollout.id] if given.rollout else []),
+            ],
             "report": asked["report"],
         }
 

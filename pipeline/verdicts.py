@@ -27,6 +27,8 @@ IncidentKind = Literal[
     "degradation",
     "invalid_estimate",
     "retraining_halted",
+    "promotion_withdrawn",
+    "challenger_withdrawn",
 ]
 
 

@@ -103,10 +103,11 @@ def reject(args: argparse.Namespace) -> Answer:
 
 
 def _answered(answer: ApprovalAnswer) -> Answer:
-    given, done = answer.decision, answer.promotion
+    given, done, begun = answer.decision, answer.promotion, answer.rollout
     lines = [
         f"{given.outcome}{' before; nothing new was decided' if answer.replayed else ''} ({given.id}): {given.reason}",
         _moved(done.model.version, done.previous_version, done.effective_at) if done else "the champion was not moved",
+        *([f"its rollout started ({begun.id})"] if begun else []),
     ]
     return {"outcome": given.outcome, **answer.model_dump(mode="json")}, lines
 

@@ -53,7 +53,7 @@ def _loud_version() -> sa.Column[int]:
 
 
 def _chained() -> tuple[sa.Column[Any], sa.Column[Any]]:
-    # Where the row stands among the job's decisions and promotions, and its link: see `pipeline.ledger.decisions`.
+    # Where the row stands among the job's decisions and promotions, and its link: see `pipeline.ledger.chain`.
     return sa.Column("position", sa.BigInteger, nullable=False), sa.Column("chain", sa.Text, nullable=False)
 
 
@@ -73,7 +73,8 @@ decisions = _table(
     sa.Column("kind", sa.Text, nullable=False),
     _instant("at"),
     *_chained(),
-    index=("job",),
+    # Each interval asks for the few of some kinds among one trigger decision per interval.
+    index=("job", "kind"),
 )
 incidents = _table(
     "incidents",
@@ -97,6 +98,12 @@ models = _table(
     sa.UniqueConstraint("name", "version"),
     index=("job",),
 )
+
+
+def add_indexes(connection: sa.Connection) -> None:
+    """Make the indexes that a ledger of an older release lacks."""
+    for index in decisions.indexes:
+        connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
 
 
 def connect(url: sa.URL) -> sa.Engine:

@@ -41,6 +41,7 @@ class Session:
             ) from None
         with self._writing() as connection:
             database.metadata.create_all(connection)
+            database.add_indexes(connection)
             chain.bring_up_to_date(connection)
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ Verdict = Literal["approved", "rejected", "expired"]
 
 def request(
     ctx: JobContext, won: Decision, ruling: Promotion
-) -> tuple[Decision, Literal["awaiting_approval", "kept"], str]:
+) -> tuple[Decision, Literal["awaiting_approval", "rollout", "kept"], str]:
     """Ask for the promotion of the challenger that won ``won`` against ``ruling``; a repeated call asks nothing twice.
 
     Returns the request, what that means for the challenger, and a sentence that says so. Older requests that nobody has
@@ -50,6 +50,12 @@ def request(
                     _close(ctx, older, asked.at, "superseded", f"Version {version} won the gate later ({asked.id}).")
         ctx.ledger.record_decision(asked)
         answer = _answers(ctx).get(asked.id)
+    if answer is not None and (begun := rollout.started(ctx, version)):
+        return (
+            asked,
+            "rollout",
+            f"Its approval was {answer.outcome} ({answer.id}), and its rollout started ({begun.id}).",
+        )
     if answer is None or answer.outcome == "approved":
         return asked, "awaiting_approval", asked.reason
     return asked, "kept", f"Its approval was {answer.outcome} ({answer.id}): {answer.reason}"
@@ -59,8 +65,9 @@ def answer(ctx: JobContext, id: str, verdict: Verdict, reason: str, at: datetime
     """Answer the request ``id`` at ``at`` and, if it was approved in time, promote exactly the version the gate saw.
 
     ``expired`` closes a request that people were given until then to answer; an answer that was given before stands.
-    Whatever is said, the answer is ``expired`` from the request's ``expires_at`` on, and ``superseded`` when the champion
-    is not the one that the challenger was compared with. The first answer counts: the same again changes nothing, except
+    With a ``promote.rollout`` other than direct its rollout starts instead. Whatever is said, the answer is ``expired`` from
+    the request's ``expires_at`` on, and ``superseded`` when the champion is not the one that the challenger was compared with,
+    or another rollout is in the way. The first answer counts: the same again changes nothing, except
     that a promotion which a killed process left undone is completed. Raises `InvalidRequest` for an unknown request, for
     another answer than the first one, for a reason that says nothing, and for an ``at`` before the request.
     """
@@ -90,6 +97,8 @@ def answer(ctx: JobContext, id: str, verdict: Verdict, reason: str, at: datetime
             now = f"version {ruling.model.version}" if ruling else "nobody"
             compared = f"the challenger was compared with version {asked.details['champion_version']}"
             return _close(ctx, asked, at, "superseded", f"The champion is {now}; {compared}.")
+        if refused := _refusal(ctx, asked, at):
+            return _close(ctx, asked, at, "superseded", refused)
         return _promoted(ctx, asked, _record(ctx, asked, at, "approved", reason))
 
 
@@ -145,23 +154,29 @@ def _again(ctx: JobContext, asked: Decision, given: Decision, verdict: Verdict) 
     return _promoted(ctx, asked, given, replayed=True)
 
 
+def _refusal(ctx: JobContext, asked: Decision, at: datetime) -> str:
+    """Why an approval could not start the rollout that the job asks for; empty when it could, or none is asked for."""
+    if ctx.job.promote.rollout.kind == "direct":
+        return ""
+    return rollout.refusal(ctx, at, ctx.registered(asked.details["version"]).model)
+
+
 def _promoted(ctx: JobContext, asked: Decision, given: Decision, *, replayed: bool = False) -> ApprovalAnswer:
     """Carry out an approval, by a promotion or the start of a rollout, unless that was done or the champion moved since."""
     version, compared = asked.details["version"], asked.details["champion_version"]
     reason = f"Approved ({given.id}): {given.reason}"
-    done = [
-        promotion
-        for promotion in ctx.ledger.promotions(ctx.job.name)
-        if (promotion.model.version, promotion.effective_at, promotion.reason) == (version, given.at, reason)
-    ]
-    ruling = ctx.ledger.champion(ctx.job.name)
-    if not done and ruling is not None and ruling.model.version == compared:
+    promotions = ctx.ledger.promotions(ctx.job.name)
+    done = next(
+        (p for p in promotions if (p.model.version, p.effective_at, p.reason) == (version, given.at, reason)), None
+    )
+    begun = rollout.started(ctx, version)
+    if done is None and begun is None and promotions[-1].model.version == compared:
         model = ctx.registered(version).model
-        if ctx.job.promote.rollout.kind != "direct":
-            rollout.start(ctx, given.at, ruling.model, model, reason)
-            return ApprovalAnswer(decision=given, promotion=None, replayed=replayed)
-        done = [champion.carry_out(ctx, given.at, model, reason, "promotion")]
-    return ApprovalAnswer(decision=given, promotion=done[-1] if done else None, replayed=replayed)
+        if ctx.job.promote.rollout.kind == "direct":
+            done = champion.carry_out(ctx, given.at, model, reason, "promotion")
+        else:
+            begun = rollout.start(ctx, given.at, promotions[-1].model, model, reason)
+    return ApprovalAnswer(decision=given, promotion=done, rollout=begun, replayed=replayed)
 
 
 def _expire(ctx: JobContext, asked: Decision) -> ApprovalAnswer:

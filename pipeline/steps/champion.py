@@ -142,10 +142,11 @@ def withdrawn(ctx: JobContext) -> Promotion | None:
     return _standing(ctx)[1]
 
 
-def withdrawn_versions(ctx: JobContext, before: datetime) -> set[int]:
-    """The versions that rollbacks effective before that instant took away."""
-    moves = [p for p in ctx.ledger.promotions(ctx.job.name) if is_rollback(p) and p.effective_at < before]
-    return {p.previous_version for p in moves if p.previous_version is not None}
+def moved_versions(ctx: JobContext, before: datetime) -> tuple[set[int], set[int]]:
+    """The versions that promotions effective before that instant made champion, and those that rollbacks took away."""
+    moves = [p for p in ctx.ledger.promotions(ctx.job.name) if p.effective_at < before]
+    back = {p.previous_version for p in moves if is_rollback(p) and p.previous_version is not None}
+    return {p.model.version for p in moves if not is_rollback(p)}, back
 
 
 def _standing(ctx: JobContext) -> tuple[list[Promotion], Promotion | None]:

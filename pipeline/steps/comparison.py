@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline import engine, gates, guards
 from pipeline.errors import ContractViolation
@@ -52,22 +52,28 @@ def decide(ctx: JobContext, old: LoadedModel, new: LoadedModel, rows: pa.Table) 
         min_slice=ctx.job.performance.min_slice,
         sizes=(old.size, new.size),
         slowdown=slowdown(ctx, (old, new), frames),
+        learnt=_learnt(new),
     )
 
 
 def first(ctx: JobContext, new: LoadedModel, rows: pa.Table) -> GateDecision:
     """The gate's decision on a first champion, on the labelled rows of its holdout."""
     frame = engine.to_frame(rows, ctx.model_columns(new))
-    # Only the rows that it was not trained on have a prediction.
-    learnt = new.reference.filter(new.reference[PREDICTION].is_null())
     return gates.first(
         ctx.job.promote,
         ctx.job.metric,
         outcomes=outcomes(ctx, new, frame, rows),
-        learnt=learnt[LABEL].to_numpy(),
+        learnt=_learnt(new),
         interval=blocks(rows[INTERVAL].to_numpy()),
         seed=ctx.job.model.seed,
     )
+
+
+def _learnt(model: LoadedModel) -> NDArray[Any]:
+    """The labels of a sample of the rows that the model was trained on."""
+    # Only the rows that it was not trained on have a prediction.
+    known: NDArray[Any] = model.reference.filter(model.reference[PREDICTION].is_null())[LABEL].to_numpy()
+    return known
 
 
 def slowdown(ctx: JobContext, models: tuple[LoadedModel, LoadedModel], frames: list[pd.DataFrame]) -> float | None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pipeline.errors import PipelineError
     from pipeline.reports import RetrainReport
     from pipeline.steps.context import JobContext
+    from pipeline.verdicts import Incident
 
 # Reports and trainings beyond which history does not matter to a decision.
 _REPORTS, _TRAININGS = 60, 60
@@ -33,13 +34,19 @@ def decide(ctx: JobContext, as_of: datetime) -> TriggerDecision:
     """The recorded decision whether to train at ``as_of``; raises `NoChampion` before the first promotion.
 
     It rests on what was recorded for earlier times only, so that a repeated call decides the same. Opens an incident when
-    trainings stop because they lead to nothing, and closes it when one was promoted.
+    trainings stop because they lead to nothing, and closes it when one was promoted; closes those of withdrawn versions when
+    they are over.
     """
     decision = triggers.decide(ctx.job, as_of, _known(ctx, as_of))
     record_trigger(ctx, as_of, decision)
-    ctx.ledger.revise_incidents(
-        ctx.job.name, lambda known: incidents.of_breaker(known, ctx.job.name, as_of, decision.halted, decision.reason)
-    )
+    ruling = ctx.ledger.champion(ctx.job.name, as_of)
+    assert ruling is not None  # `_known` has asked for the champion
+
+    def revise(known: list[Incident]) -> list[Incident]:
+        breaker = incidents.of_breaker(known, ctx.job.name, as_of, decision.halted, decision.reason)
+        return [*breaker, *incidents.outlived(known, as_of, ruling.effective_at)]
+
+    ctx.ledger.revise_incidents(ctx.job.name, revise)
     return decision
 
 
@@ -89,9 +96,10 @@ def _known(ctx: JobContext, as_of: datetime) -> Known:
 
 
 def _trainings(ctx: JobContext, as_of: datetime) -> list[Training]:
-    """What is recorded of trainings before ``as_of``, by time: of each the last outcome, a later rollback included."""
+    """What is recorded of trainings before ``as_of``, by time: of each the last outcome, later moves of its version included."""
     learnt = {m.as_of: m for m in ctx.ledger.models(ctx.job.name) if m.as_of < as_of}
-    withdrawn = champion.withdrawn_versions(ctx, as_of) | _turned_away(ctx, as_of)
+    ruled, withdrawn = champion.moved_versions(ctx, as_of)
+    withdrawn |= _turned_away(ctx, as_of)
     found = {
         moment: Training(moment, is_automatic=False, outcome="open", learnt_until=model.holdout_end)
         for moment, model in learnt.items()
@@ -100,11 +108,12 @@ def _trainings(ctx: JobContext, as_of: datetime) -> list[Training]:
         if record.at >= as_of:
             continue
         model = learnt.get(record.at)
-        is_withdrawn = model is not None and model.model.version in withdrawn
+        version = model.model.version if model else None
+        outcome = _OUTCOMES.get(record.outcome, "open")
         found[record.at] = Training(
             record.at,
             is_automatic=record.details["cause"] not in _BY_HAND,
-            outcome="rejected" if is_withdrawn else _OUTCOMES.get(record.outcome, "open"),
+            outcome="rejected" if version in withdrawn else "promoted" if version in ruled else outcome,
             learnt_until=model.holdout_end if model else None,
         )
     return [found[moment] for moment in sorted(found)]

@@ -56,7 +56,7 @@ def story(ledger: Ledger, decision: Decision) -> list[str]:
     elif decision.kind == "approval":
         lines += _dialogue(ledger, decision)
     elif decision.kind in ("promotion", "rollback"):
-        lines += [_grounds(decision, others), *_reign(ledger, decision)]
+        lines += [_grounds(ledger, decision, others), *_reign(ledger, decision)]
     return [*lines, *(f"At the same time: {sentence(other)} ({other.id})" for other in others)]
 
 
@@ -183,11 +183,20 @@ def _dialogue(ledger: Ledger, decision: Decision) -> list[str]:
     return [f"Answer: {sentence(other)} ({other.id}) {other.reason}" for other in given] or ["Nobody has answered yet."]
 
 
-def _grounds(decision: Decision, others: list[Decision]) -> str:
-    """What allowed a move of the champion: a gate, the first training, or a person."""
+def _grounds(ledger: Ledger, decision: Decision, others: list[Decision]) -> str:
+    """What allowed a move of the champion: a gate, a rollout, a watch, the first training, or a person."""
     version = decision.details["version"]
     if decision.kind == "rollback":
+        known = ledger.decisions(decision.job, kind="watch", since=decision.at)
+        watch = next((other.id for other in known if other.reason == decision.reason), None)
+        if watch is not None:
+            return f"The watch withdrew version {decision.details['previous_version']} by itself ({watch})."
         return f"Somebody withdrew version {decision.details['previous_version']}; the reason above is theirs."
+    for other in ledger.decisions(decision.job, kind="rollout", until=decision.at):
+        # What a rollout decides takes effect later than it was decided.
+        ended = (other.outcome, other.details["challenger_version"], other.details["effective_at"])
+        if ended == ("completed", version, format_instant(decision.at)):
+            return f"Version {version} had won the gate, and its rollout was completed ({other.id})."
     for other in others:
         if (other.kind, other.outcome) == ("approval", "approved") and other.details["version"] == version:
             return f"Version {version} had won the gate ({other.details['gate']}) and was approved ({other.id})."

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pipeline import incidents
 
 if TYPE_CHECKING:
+    from pipeline.reports import Decision
     from pipeline.steps.context import JobContext
     from pipeline.verdicts import DriftReport, Incident, PerformanceReport
 
@@ -32,3 +33,13 @@ def follow(ctx: JobContext, report: DriftReport | PerformanceReport) -> list[Inc
         facts = (incident.id, incident.cause, incident.tier, incident.status, incident.intervals, incident.reason)
         _LOG.info("%s %s: tier %s, %s, %d intervals: %s", *facts)
     return changed
+
+
+def withdrawn(ctx: JobContext, decision: Decision, version: int) -> None:
+    """Open the incident of a version that a watch or a rollout has withdrawn by itself, unless that is done already."""
+    kind: Literal["promotion_withdrawn", "challenger_withdrawn"]
+    kind = "promotion_withdrawn" if decision.kind == "watch" else "challenger_withdrawn"
+    ctx.ledger.revise_incidents(
+        decision.job,
+        lambda known: incidents.of_withdrawal(known, decision.job, kind, version, decision.at, decision.reason),
+    )

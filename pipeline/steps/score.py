@@ -45,7 +45,8 @@ def score(ctx: JobContext, plan: ScoringPlan, *, again: bool = False) -> Manifes
     """
     seen = _Seen.of(ctx, plan)
     if seen.holds(plan) and not again:
-        manifest = _manifest(ctx, plan, seen.footer, ctx.storage.published(seen.target), "unchanged")
+        footer = seen.footer | _shadow_fault(plan, (seen.shadow.metadata or {}).get("fault", ""))
+        manifest = _manifest(ctx, plan, footer, ctx.storage.published(seen.target), "unchanged")
     else:
         before = ctx.storage.published(seen.target).sha256 if seen.footer else None
         footer, published = _publish(ctx, plan, seen)
@@ -76,9 +77,9 @@ class _Seen:
         return cls(target, ctx.storage.current(target), aside, ctx.storage.current(aside), beside, shadow)
 
     @property
-    def footer(self) -> Mapping[str, str]:
+    def footer(self) -> dict[str, str]:
         """The metadata of the published predictions; empty when there are none."""
-        return self.predictions.metadata or {}
+        return dict(self.predictions.metadata or {})
 
     def holds(self, plan: ScoringPlan) -> bool:
         """Whether the plan's outcome is there: a run that died between the files left only some of them."""
@@ -91,7 +92,7 @@ class _Seen:
         return (self.quarantine.metadata or {}).get("fingerprint") == plan.fingerprint
 
 
-def _publish(ctx: JobContext, plan: ScoringPlan, seen: _Seen) -> tuple[Mapping[str, str], Published]:
+def _publish(ctx: JobContext, plan: ScoringPlan, seen: _Seen) -> tuple[dict[str, str], Published]:
     """Score what can be used of the input; a file whose pages turn out to be broken costs a fresh start without it."""
     models = Models.of(ctx, plan)
     rejected: tuple[RejectedFile, ...] = ()
@@ -109,7 +110,7 @@ def _publish(ctx: JobContext, plan: ScoringPlan, seen: _Seen) -> tuple[Mapping[s
 
 def _publish_usable(
     ctx: JobContext, plan: ScoringPlan, models: Models, source: OpenedInput, seen: _Seen
-) -> tuple[Mapping[str, str], Published]:
+) -> tuple[dict[str, str], Published]:
     job, checker = ctx.job, source.checker
     schema, by_challenger = models.schema(source.schema), 0
     sample = KeySample(job.features.key, _EXPECTATION_ROWS, job.model.seed)
@@ -144,9 +145,8 @@ def _publish_usable(
         if shadow is not None:
             shadow.publish(expected_rows=shadow.rows, metadata={**_shadow_footer(plan), "fault": models.fault})
         reach("score.quarantined")
-        return footer, predictions.publish(
-            expected_rows=predictions.rows, metadata=footer, unique=tuple(job.features.key)
-        )
+        published = predictions.publish(expected_rows=predictions.rows, metadata=footer, unique=tuple(job.features.key))
+        return footer | _shadow_fault(plan, models.fault), published
 
 
 def _shadows(plan: ScoringPlan) -> bool:
@@ -199,6 +199,11 @@ def _challenger_footer(plan: ScoringPlan, rows: int, fault: str) -> dict[str, st
         "challenger_fault": fault,
         "rollout": plan.challenger.salt,
     }
+
+
+def _shadow_fault(plan: ScoringPlan, fault: str) -> dict[str, str]:
+    """What the manifest alone says of a shadow that could not score: the predictions are the same without it."""
+    return {"challenger_fault": fault} if _shadows(plan) else {}
 
 
 def _shadow_footer(plan: ScoringPlan) -> dict[str, str]:

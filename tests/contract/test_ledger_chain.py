@@ -204,6 +204,17 @@ def test_a_ledger_from_before_the_chain_gets_one_when_it_is_opened_and_goes_on(p
         assert [record.position for record in records] == [1, 2, 3, 4, 5, 6, 7]
 
 
+def test_decisions_of_one_kind_are_found_by_an_index_that_older_ledgers_get_when_they_are_opened(path):
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript(BEFORE)
+    with opened(path):
+        pass
+    with closing(sqlite3.connect(path)) as database:
+        asked = "EXPLAIN QUERY PLAN SELECT payload FROM decisions WHERE job = 'orders' AND kind = 'rollout' ORDER BY id DESC"
+        ((*_, plan),) = database.execute(asked).fetchall()
+    assert plan == "SEARCH decisions USING INDEX decisions_by_job_kind (job=? AND kind=?)"
+
+
 def test_the_chain_of_an_upgraded_ledger_is_that_of_one_that_always_had_it(filled, path, tmp_path):
     old = tmp_path / "old.db"
     with closing(sqlite3.connect(old)) as database:

@@ -224,6 +224,7 @@ def test_pools_come_from_the_environment_because_only_a_deployment_knows_which_e
         "evaluate.evaluate": "few",
         "evaluate.report_unmeasured": "default_pool",
         "evaluate.notify": "default_pool",
+        "evaluate.notify_rollback": "default_pool",
         "evaluate.watch": "one",
         "retrain.decide": "few",
         "retrain.train": "one",

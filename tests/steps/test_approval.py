@@ -17,6 +17,7 @@ from pipeline.registry import Registry
 from pipeline.reports import TriggerDecision
 from pipeline.runtime import Runtime
 from pipeline.settings import Settings
+from pipeline.steps import rollout
 from pipeline.steps.audit import require_sound
 
 DRIFT = TriggerDecision(fire=True, cause="drift", reason="test")
@@ -29,6 +30,13 @@ class Killed(BaseException):
 class DiesBeforeAlias(Registry):
     def move_alias(self, name, version, expected):
         raise Killed
+
+
+class DiesAfterApproval(Ledger):
+    def record_decision(self, decision):
+        if decision.kind == "rollout":
+            raise Killed
+        super().record_decision(decision)
 
 
 class DiesBeforePromotion(Ledger):
@@ -271,3 +279,69 @@ def test_a_task_records_that_nobody_answered(front, asked):
         "orders", tasks.ask("orders", asked), approved=False, by=None, reason="", waited=timedelta(days=3)
     )
     assert (given["outcome"], recorded(front)) == ("expired", ["requested", "expired"])
+
+
+@pytest.fixture
+def careful(job):
+    """The same job, in which what a person approved still has to prove itself on half of the entities."""
+    rollout = job.promote.rollout.model_copy(update={"kind": "ab"})
+    return job.model_copy(update={"promote": job.promote.model_copy(update={"rollout": rollout})})
+
+
+def test_an_approval_starts_the_rollout_that_the_job_asks_for_and_moves_nothing(ready, careful, day):
+    asked = ask(ready, careful, day(26))
+    given = ready.answer(careful, asked, "approved", "looks right", day(26))
+    assert (given.decision.outcome, given.promotion, champion(ready)) == ("approved", None, (1, 1))
+    started = given.rollout.details
+    assert (given.rollout.outcome, started["champion_version"], started["challenger_version"]) == ("started", 1, 3)
+    assert given.rollout.reason.endswith(f"Approved ({given.decision.id}): looks right")
+    (manifest,) = ready.score(careful, day(26))
+    assert (manifest.model_version, manifest.challenger_version) == (1, 3)
+    assert 0 < manifest.rows_challenger < manifest.rows_scored
+    before = ready.ledger.records("orders")
+    changed = careful.promote.rollout.model_copy(update={"share": 0.1})
+    later = careful.model_copy(update={"promote": careful.promote.model_copy(update={"rollout": changed})})
+    for again in (careful, later):
+        repeated = ready.answer(again, asked, "approved", "as I said", day(27))
+        assert (repeated.rollout, repeated.replayed) == (given.rollout, True)
+    assert ready.ledger.records("orders") == before
+    rerun = ready.retrain(careful, day(26), trigger=DRIFT)
+    assert rerun.outcome == "rollout"
+    assert (
+        f"Its approval was approved ({given.decision.id}), and its rollout started ({given.rollout.id})" in rerun.reason
+    )
+
+
+def test_a_rejection_starts_no_rollout(ready, careful, day):
+    asked = ask(ready, careful, day(26))
+    assert ready.answer(careful, asked, "rejected", "not now", day(26)).rollout is None
+    assert ready.ledger.decisions("orders", kind="rollout") == []
+
+
+def test_an_approval_starts_no_second_rollout_beside_another_one(ready, careful, day):
+    asked = ask(ready, careful, day(26))
+    ctx = ready.context(careful)
+    rollout.start(ctx, day(26), ctx.registered(1).model, ctx.registered(2).model, "For this test.")
+    given = ready.answer(careful, asked, "approved", "looks right", day(27))
+    assert (given.decision.outcome, given.rollout, given.promotion) == ("superseded", None, None)
+    assert given.decision.reason.startswith("Nothing is moved: version 2 is in rollout (rollout-")
+
+
+def test_an_approval_that_was_killed_before_the_rollout_started_starts_it_when_repeated(ready, careful, day):
+    asked = ask(ready, careful, day(26))
+    with dying(ready, DiesAfterApproval) as other, pytest.raises(Killed):
+        other.answer(careful, asked, "approved", "looks right", day(26))
+    assert recorded(ready) == ["requested", "approved"]
+    assert ready.ledger.decisions("orders", kind="rollout") == []
+    given = ready.answer(careful, asked, "approved", "looks right", day(27))
+    assert (given.replayed, given.rollout.at) == (True, day(26))
+
+
+def test_the_front_doors_tell_that_a_rollout_started(front, careful, day, capsys):
+    (front.settings.jobs / "orders.yaml").write_text(careful.model_dump_json(exclude_none=True, by_alias=True))
+    asked = ask(front, careful, day(26))
+    shown = tasks.ask("orders", asked)
+    given = tasks.answer("orders", shown, approved=True, by="Ada", reason="", waited=timedelta(hours=5))
+    assert (given["outcome"], given["model_version"]) == ("rollout", 3)
+    assert cli.main(["approve", "orders", "--id", asked, "--reason", "as Ada said"]) == 0
+    assert f"its rollout started ({given['decision_ids'][-1]})" in capsys.readouterr().out

@@ -48,7 +48,7 @@ def test_every_column_of_slices_is_tested_numbers_by_quarters(compared):
     ctx, old, new, rows = compared
     found = comparison.decide(ctx, old, new, rows)
     assert found.outcome == "promote"
-    assert [guard.name for guard in found.guards] == ["slices", "calibration", "churn", "speed", "size"]
+    assert [guard.name for guard in found.guards] == ["slices", "calibration", "churn", "speed", "size", "constant"]
     # Three countries and three quarters of the amount; in the fourth hardly anything is returned.
     assert "0 of 6 slices proven worse" in found.guards[0].detail
     back = comparison.decide(ctx, new, old, rows)

@@ -246,6 +246,21 @@ def test_decide_ignores_what_backfills_found(changing, day):
     assert not runtime.decide(job, day(20)).fire
 
 
+def test_a_version_that_came_to_rule_later_ends_the_trainings_that_led_to_nothing(runtime, orders_on, worlds, day):
+    job = orders_on(worlds(first=-9, days=26, rows=200), retrain={"breaker": {"after": 1}})
+    runtime.retrain(job, day(10), bootstrap=True)
+    cause = TriggerDecision(fire=True, cause="drift", reason="test")
+    assert runtime.retrain(job, day(14), trigger=cause).outcome == "kept"
+    idle = job.model_copy(update={"promote": job.promote.model_copy(update={"mode": "disabled"})})
+    runtime.retrain(idle, day(18), trigger=cause)
+    assert runtime.decide(job, day(19)).halted
+    (told,) = runtime.ledger.incidents("orders", open_only=True)
+    assert told.kind == "retraining_halted"
+    runtime.promote(job, 3, "as after a rollout or an approval", day(20))
+    assert not runtime.decide(job, day(21)).halted
+    assert runtime.ledger.incidents("orders", open_only=True) == []
+
+
 def test_a_challenger_that_learnt_the_new_world_is_promoted_with_its_evidence(changing, day):
     runtime, job = changing
     trigger = TriggerDecision(fire=True, cause="drift", reason="test")

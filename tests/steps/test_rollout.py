@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import replay
-from pipeline.errors import InvalidRequest
+from pipeline.errors import InvalidRequest, PromotionConflict
+from pipeline.ledger import Ledger
 from pipeline.registry import Registry
-from pipeline.reports import TriggerDecision
+from pipeline.reports import Challenger, TriggerDecision
 from pipeline.runtime import Runtime
-from pipeline.steps import rollout
+from pipeline.steps import plan, rollout, score
 from tests.worlds import day as start_of
 from tests.worlds import write_world
 
@@ -101,6 +103,8 @@ def test_a_proven_challenger_takes_over_share_by_share_and_every_rerun_finds_the
     moved = runtime.ledger.promotions("orders")[-1]
     assert (moved.model.version, moved.previous_version, moved.effective_at) == (2, 1, day(35))
     assert moved.reason.startswith(f"Rollout {begun.decision_ids[1]} is complete. The challenger passed every share")
+    story = runtime.story(runtime.explain(moved.decision_id))
+    assert f"Version 2 had won the gate, and its rollout was completed ({decisions[34].id})." in story
 
     shares = [np.mean(rows(runtime, job, n)["variant"].to_numpy() == "challenger") for n in range(25, 35)]
     assert shares[0] == shares[-1] == 0
@@ -134,24 +138,65 @@ def test_a_proven_challenger_takes_over_share_by_share_and_every_rerun_finds_the
     assert runtime.registry.champion("orders") == 2
 
 
-def test_a_challenger_that_turns_out_worse_is_rolled_back_while_few_meet_it(runtime, make, day):
-    job = make(**CANARY)
-    trained(runtime, job, day, 26)
-    runtime.promote(job, 2, "It is right since the change.", day(26))
-    begin(runtime, job, day, 26, 2, 1)
-    decisions = live(runtime, job, day, 26, 34)
-    ((number, ended),) = decisions.items()
-    assert ended.outcome == "rolled_back"
+@pytest.fixture
+def worse(runtime, make, day):
+    """A canary on the days 26 to 33 that proved worse on day 34: the job, and the decision to withdraw it."""
+
+    def lived(**policy):
+        job = make(**CANARY, **policy)
+        trained(runtime, job, day, 26)
+        runtime.promote(job, 2, "It is right since the change.", day(26))
+        begin(runtime, job, day, 26, 2, 1)
+        ((number, ended),) = live(runtime, job, day, 26, 34).items()
+        # Five intervals prove it at the earliest, and labels mature after two days.
+        assert (number <= 34, ended.outcome, ended.details["cause"]) == (True, "rolled_back", "worse")
+        return job, number, ended
+
+    return lived
+
+
+def variants(runtime, job, numbers):
+    return [set(rows(runtime, job, number)["variant"].to_pylist()) for number in numbers]
+
+
+def test_a_challenger_that_turns_out_worse_is_rolled_back_while_few_meet_it(runtime, worse, day):
+    job, number, ended = worse(restate=False)
     assert "proven worse: gain -0." in ended.reason
     assert ended.details["high"] < 0
-    # Five intervals prove it at the earliest, and labels mature after two days.
-    assert number <= 34
     assert runtime.registry.champion("orders") == 2
-    variants = [set(rows(runtime, job, n)["variant"].to_pylist()) for n in range(26, 35)]
-    assert variants[: number - 26] == [{"champion", "challenger"}] * (number - 26)
-    assert variants[number - 26 :] == [{"champion"}] * (35 - number)
+    assert variants(runtime, job, range(26, number)) == [{"champion", "challenger"}] * (number - 26)
+    assert variants(runtime, job, range(number, 35)) == [{"champion"}] * (35 - number)
     assert max(np.mean(rows(runtime, job, n)["variant"].to_numpy() == "challenger") for n in range(26, 35)) < 0.35
     assert runtime.status(job)["rollout"] is None
+
+
+def test_what_a_withdrawn_challenger_had_scored_is_made_again_by_the_champion_and_stays_so(runtime, worse, day):
+    job, number, ended = worse()
+    assert ended.details["effective_at"] == "2026-01-27T00:00:00Z"
+    assert variants(runtime, job, range(26, number)) == [{"champion"}] * (number - 26)
+    made = [m for m in runtime.ledger.manifests("orders") if m.start >= day(26)]
+    assert {(m.model_version, m.challenger_version) for m in made} == {(2, None)}
+    assert {m.status for m in runtime.score(job, day(26), day(number))} == {"unchanged"}
+    (incident,) = runtime.ledger.incidents("orders", open_only=True)
+    assert (incident.cause, incident.tier, incident.opened) == ("challenger_withdrawn:1", "ticket", ended.at)
+
+    # As a run leaves it that had planned before: the next call completes it, unless that is long ago.
+    ctx, split = runtime.context(job), rollout.started(runtime.context(job), 1)
+    other = Challenger(
+        model=ctx.registered(1).model, kind="canary", share=0.25, salt=split.id, key=tuple(split.details["key"])
+    )
+    left = plan.plan(ctx, job.interval(day(28)), model=2, challenger=other)
+    assert score.score(ctx, left).rows_challenger > 0
+    assert runtime.advance(job, day(number) + timedelta(days=15)) is None
+    assert variants(runtime, job, [28]) == [{"champion", "challenger"}]
+    assert runtime.advance(job, day(number + 1)) is None
+    assert variants(runtime, job, [28]) == [{"champion"}]
+    assert runtime.ledger.incidents("orders", open_only=True) == [incident]
+    runtime.decide(job, ended.at + timedelta(days=6))
+    assert runtime.ledger.incidents("orders", open_only=True) == [incident]
+    runtime.decide(job, ended.at + timedelta(days=7))
+    (over,) = [known for known in runtime.ledger.incidents("orders") if known.id == incident.id]
+    assert (over.status, over.closed) == ("closed", ended.at + timedelta(days=7))
 
 
 def test_realised_performance_rests_on_the_champions_rows_and_tells_the_arms_apart(runtime, make, day):
@@ -269,7 +314,7 @@ def test_a_challenger_that_cannot_score_leaves_its_rows_to_the_champion_and_is_w
     assert set(rows(runtime, job, 26)["model_version"].to_pylist()) == {1}
     assert {m.status for m in runtime.score(job, day(26))} == {"unchanged"}
     ended = runtime.advance(job, day(27))
-    assert (ended.outcome, ended.details["effective_at"]) == ("rolled_back", "2026-01-28T00:00:00Z")
+    assert (ended.outcome, ended.details["cause"]) == ("rolled_back", "fault")
     assert "cannot be used" in ended.reason
 
 
@@ -313,12 +358,18 @@ def test_a_challenger_that_breaks_on_new_values_never_stops_production(
     ((number, ended),) = decisions.items()
     assert ended.outcome == "rolled_back"
     assert "version 2 cannot score: ValueError: Found unknown categories ['xx']" in ended.reason
-    # A shadow's file is looked at when labels have matured; rows of a split partition are told at once.
-    assert number == (14 if kind == "ab" else 16)
-    if kind == "ab":
-        assert runtime.ledger.manifest("orders", job.interval(day(13))).challenger_fault
-    else:
+    # At once: no label of the 13th has come by then.
+    assert number == 14
+    manifest = runtime.ledger.manifest("orders", job.interval(day(13)))
+    assert {m.status for m in runtime.score(job, day(13))} == {"unchanged"}
+    assert runtime.ledger.manifest("orders", job.interval(day(13))) == manifest
+    assert manifest.challenger_version is None
+    if kind == "shadow":
+        assert manifest.challenger_fault
+        assert manifest.challenger_fault in ended.reason
         assert rows(runtime, job, 13, "shadow").num_rows == 0
+    (incident,) = runtime.ledger.incidents("orders", open_only=True)
+    assert (incident.cause, incident.tier, incident.reason) == ("challenger_withdrawn:2", "ticket", ended.reason)
 
 
 def test_a_partition_whose_input_changed_is_made_again_by_both_of_its_versions(runtime, orders_on, tmp_path, day):
@@ -353,6 +404,32 @@ def test_a_completion_that_was_killed_before_the_alias_moved_is_finished_by_the_
     assert runtime.ledger.promotions("orders")[-1].effective_at == day(34)
 
 
+class Overtaken(Ledger):
+    """A ledger whose user is always a moment too late."""
+
+    def moving(self, job):
+        self.overtake()
+        return super().moving(job)
+
+
+def test_of_a_person_who_stops_a_rollout_and_a_step_at_the_same_time_one_wins_and_the_other_is_told(runtime, make, day):
+    job = make(kind="ab", max_intervals=1)
+    trained(runtime, job, day, 26)
+    begin(runtime, job, day, 26, 1, 2)
+    list(runtime.score(job, day(26)))
+    runtime.evaluate(job, day(29))
+    with Runtime(runtime.settings, lambda: day(29)) as slow, Runtime(runtime.settings, lambda: day(29)) as person:
+        slow.ledger.close()
+        slow.ledger = Overtaken(runtime.settings.ledger_url, slow.clock)
+        slow.ledger.overtake = lambda: person.stop_rollout(job, "It looks odd.")
+        with pytest.raises(
+            PromotionConflict, match=r"went on while this step was prepared.*got rolled_back \(rollout-"
+        ):
+            slow.advance(job, day(29))
+    (_, ended) = runtime.ledger.decisions("orders", kind="rollout")
+    assert ended.reason == "Stopped by hand: It looks odd."
+
+
 def test_a_person_who_moves_the_alias_ends_the_rollout(runtime, make, day):
     job = make(**CANARY)
     trained(runtime, job, day, 24)
@@ -374,10 +451,16 @@ def test_a_person_stops_a_rollout_and_is_told_when_there_is_none(runtime, make, 
     with pytest.raises(InvalidRequest, match=r"no rollout under way.*pipeline rollout orders lists those"):
         runtime.stop_rollout(job, "Never mind.")
     begin(runtime, job, day, 26, 1, 2)
+    (mixed,) = runtime.score(job, day(26))
+    assert mixed.rows_challenger > 0
     with Runtime(runtime.settings, lambda: day(27)) as now:
         ended = now.stop_rollout(job, "It looks odd.")
+        with pytest.raises(InvalidRequest, match="whoever overrules the loop says why"):
+            now.stop_rollout(job, " ")
     assert (ended.outcome, ended.reason) == ("rolled_back", "Stopped by hand: It looks odd.")
-    assert [m.challenger_version for m in runtime.score(job, day(26), day(28))] == [2, None]
+    assert runtime.ledger.manifest("orders", job.interval(day(26))).challenger_version is None
+    assert [m.challenger_version for m in runtime.score(job, day(26), day(28))] == [None, None]
+    assert runtime.ledger.incidents("orders") == []
 
 
 @pytest.mark.slow

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from pipeline.registry import Registry
 from pipeline.reports import TriggerDecision
+from pipeline.runtime import Runtime
 from tests.worlds import write_world
 
 CHANGE, BACK = 15, 20
@@ -53,6 +55,8 @@ def test_a_model_that_is_worse_than_the_one_before_is_rolled_back_within_two_mat
     (decision,) = runtime.ledger.decisions(promoted.name, kind="watch")
     assert (decision.outcome, decision.details["version"], decision.details["back_to"]) == ("rolled_back", 2, 1)
     assert decision.details["low"] > 0
+    move = runtime.explain(runtime.ledger.promotions(promoted.name)[-1].decision_id)
+    assert f"The watch withdrew version 2 by itself ({decision.id})." in runtime.story(move)
     assert runtime.watch(promoted, day(24)) is None
 
 
@@ -78,8 +82,9 @@ def test_what_a_person_brought_back_only_a_person_takes_away(runtime, promoted, 
 def test_a_watch_that_is_switched_off_moves_nothing(runtime, promoted, day):
     watch = promoted.promote.watch.model_copy(update={"enabled": False})
     quiet = promoted.model_copy(update={"promote": promoted.promote.model_copy(update={"watch": watch})})
-    runtime.evaluate(quiet, day(24))
-    assert runtime.watch(quiet, day(24)) is None
+    careful = promoted.model_copy(update={"promote": promoted.promote.model_copy(update={"mode": "dry_run"})})
+    runtime.evaluate(promoted, day(24))
+    assert [runtime.watch(job, day(24)) for job in (quiet, careful)] == [None, None]
 
 
 def test_a_good_model_stays_and_is_no_longer_watched_after_its_time(runtime, orders_on, worlds, day):
@@ -95,3 +100,67 @@ def test_a_good_model_stays_and_is_no_longer_watched_after_its_time(runtime, ord
     assert (kept.outcome, kept.lost) == ("kept", 0)
     runtime.evaluate(job, day(25))
     assert runtime.watch(job, day(25)) is None
+
+
+class Killed(BaseException):
+    """Nothing that any handler expects, as a signal would be."""
+
+
+def withdrawals(runtime, job):
+    return [known for known in runtime.ledger.incidents(job.name) if known.kind == "promotion_withdrawn"]
+
+
+class DiesBeforeAlias(Registry):
+    def move_alias(self, *args, **kwargs):
+        raise Killed
+
+
+def test_a_rollback_that_was_decided_and_killed_before_the_alias_moved_is_made_by_the_next_look(runtime, promoted, day):
+    runtime.evaluate(promoted, day(24))
+    with Runtime(runtime.settings, runtime.clock) as dying:
+        dying.registry = DiesBeforeAlias(runtime.settings.tracking_uri, runtime.settings.home / "models")
+        with pytest.raises(Killed):
+            dying.watch(promoted, day(24))
+    assert runtime.registry.champion("orders") == 2
+    again = runtime.watch(promoted, day(25))
+    assert (again.outcome, again.back_to, len(again.restated)) == ("rolled_back", 1, 4)
+    assert runtime.registry.champion("orders") == 1
+    assert len(runtime.ledger.decisions(promoted.name, kind="watch")) == 1
+    assert len(withdrawals(runtime, promoted)) == 1
+
+
+def test_a_partition_whose_input_is_gone_holds_up_no_other_one(runtime, promoted, turning_back, day, caplog):
+    runtime.evaluate(promoted, day(24))
+    turning_back.features(23).unlink()
+    found = runtime.watch(promoted, day(24))
+    assert found.restated == (day(20), day(21), day(22))
+    assert "is not scored again by version 1: job 'orders' has no input" in caplog.text
+    assert versions(runtime, promoted)[23] == 2
+    assert runtime.watch(promoted, day(25)) is None
+
+
+def test_a_rollback_pages_once_and_the_incident_ends_with_the_next_promotion(runtime, promoted, day):
+    runtime.evaluate(promoted, day(24))
+    told = runtime.watch(promoted, day(24))
+    (incident,) = withdrawals(runtime, promoted)
+    assert (incident.cause, incident.tier, incident.opened) == ("promotion_withdrawn:2", "page", day(24))
+    assert incident.reason == told.reason
+    (notice,) = [known for known in runtime.notify(promoted) if known.incident.id == incident.id]
+    assert notice.news == "opened"
+    runtime.decide(promoted, day(25))
+    assert withdrawals(runtime, promoted) == [incident]
+    runtime.promote(promoted, 2, "I know better", day(26))
+    runtime.decide(promoted, day(27))
+    (over,) = withdrawals(runtime, promoted)
+    assert (over.status, over.closed) == ("closed", day(26))
+
+
+def test_nothing_is_looked_at_twice_and_nothing_at_all_once_the_watch_is_over(runtime, promoted, day):
+    runtime.evaluate(promoted, day(23))
+    assert runtime.watch(promoted, day(23)).outcome == "kept"
+    assert runtime.watch(promoted, day(24)) is None
+    runtime.evaluate(promoted, day(24))
+    short = promoted.promote.watch.model_copy(update={"intervals": 1})
+    over = promoted.model_copy(update={"promote": promoted.promote.model_copy(update={"watch": short})})
+    assert runtime.watch(over, day(24)) is None
+    assert runtime.watch(promoted, day(24)).outcome == "rolled_back"

@@ -351,6 +351,37 @@ def test_a_first_champion_must_be_proven_better_than_a_constant(
     assert outcome(useless) == ("promote" if metric == "macro_f1" else "keep")
 
 
+@pytest.mark.parametrize(("task", "metric"), [pair for pair in EVERY_METRIC if pair[1] != "macro_f1"])
+def test_a_challenger_that_beats_a_champion_but_no_constant_is_kept_out(
+    task: Task, metric: MetricName, rng: np.random.Generator
+) -> None:
+    _, good, interval = rivals(task, rng, advantage=0.4)
+    # What the champion says is the reverse of the truth, what the challenger says has nothing to do with it.
+    worst = Outcomes(good.truth, *_turned(good))
+    useless = Outcomes(good.truth, *_dealt(good, rng.permutation(600)))
+
+    def decided(challenger: Outcomes, **policy: Any) -> GateDecision:
+        asked = Promote(**{"max_calibration_loss": None, **policy})
+        sides = {"champion": worst, "challenger": challenger, "interval": interval, "seed": 11}
+        return compare(asked, metric, **sides, learnt=good.truth)
+
+    found = decided(useless)
+    assert (found.outcome, [guard.name for guard in found.guards if not guard.is_met]) == ("keep", ["constant"])
+    assert "but the guard constant (limit 0) is not met: " in found.reason
+    assert found.guards[-1].value > -0.1
+    assert decided(useless, better_than_constant=False).outcome == "promote"
+    proven = decided(good)
+    assert (proven.outcome, proven.guards[-1].value < 0) == ("promote", True)
+
+
+def _turned(model: Outcomes) -> tuple[Any, ...]:
+    """Numbers with the wrong sign; probabilities of classes given to the next class each, so that the right one is never said."""
+    if model.scores is None:
+        return (-3 * model.prediction,)
+    scores = np.roll(model.scores, 1, axis=1)
+    return scores.argmax(axis=1), scores, model.classes
+
+
 def _dealt(model: Outcomes, rows: np.ndarray) -> tuple[Any, ...]:
     scores = None if model.scores is None else model.scores[rows]
     return model.prediction[rows], scores, model.classes

@@ -396,3 +396,39 @@ def test_the_order_of_reports_does_not_change_what_an_incident_counts(seed):
     days = np.random.default_rng(seed).permutation(20)
     lasting = only(drift(int(day), column()) for day in days)
     assert (lasting.intervals, lasting.latest) == (20, T0 + 19 * DAY)
+
+
+def withdrawn(kind: incidents.Withdrawn, version: int, at: datetime, known: Iterable[Incident] = ()) -> list[Incident]:
+    return incidents.of_withdrawal([*known], "orders", kind, version, at, "It was worse.")
+
+
+def test_a_withdrawal_is_told_once_per_version_and_as_loudly_as_it_deserves():
+    (promotion,) = withdrawn("promotion_withdrawn", 2, T0)
+    (challenger,) = withdrawn("challenger_withdrawn", 2, T0)
+    assert (promotion.cause, promotion.tier, promotion.opened) == ("promotion_withdrawn:2", "page", T0)
+    assert (challenger.cause, challenger.tier, challenger.reason) == (
+        "challenger_withdrawn:2",
+        "ticket",
+        "It was worse.",
+    )
+    assert withdrawn("promotion_withdrawn", 2, T0 + DAY, [promotion]) == []
+    (other,) = withdrawn("challenger_withdrawn", 3, T0 + DAY, [promotion, challenger])
+    assert len({promotion.id, challenger.id, other.id}) == 3
+    assert incidents.news(None, promotion) == "opened"
+
+
+@pytest.mark.parametrize(("promoted", "end"), [(-3, 7), (0, 7), (2, 2), (9, 7)])
+def test_a_withdrawal_is_over_with_the_next_promotion_or_after_a_week(promoted, end):
+    (incident,) = withdrawn("promotion_withdrawn", 2, T0)
+    since = T0 + promoted * DAY
+    assert incidents.outlived([incident], T0 + end * DAY - timedelta(seconds=1), since) == []
+    (over,) = incidents.outlived([incident], T0 + end * DAY, since)
+    assert (over.status, over.closed, incidents.news(incident, over)) == ("closed", T0 + end * DAY, "closed")
+    assert incidents.outlived([over], T0 + 30 * DAY, since) == []
+
+
+def test_no_report_speaks_for_or_against_a_withdrawal():
+    (incident,) = withdrawn("challenger_withdrawn", 2, T0)
+    reports: list[Reported] = [drift(day, column(verdict="stable")) for day in range(1, 5)]
+    reports += [performance(day, "stable") for day in range(1, 5)]
+    assert after(reports, [incident]) == {incident.id: incident}

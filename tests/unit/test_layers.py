@@ -71,10 +71,10 @@ ADAPTER_OF = {"modelfiles": "registry"}
 # A step may use those named before it.
 STEPS = (
     *("context", "sampling", "labels", "champion", "rollout", "plan", "validate", "variants", "score", "changes"),
-    *("quarantine", "audit", "explain", "overview"),
+    *("restate", "quarantine", "audit", "explain", "overview"),
     *("reference", "current", "profile", "estimate", "history", "incidents", "monitor", "calibrate", "notify"),
     *("truth", "user_metrics", "measure", "arms", "evaluate", "decide", "contest", "disjoint", "retrain", "comparison"),
-    *("approval", "promote", "restate", "watch"),
+    *("approval", "promote", "advance", "watch"),
 )
 # What the lower floors may import beside the standard library.
 LIBRARIES = {

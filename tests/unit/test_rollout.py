@@ -181,7 +181,7 @@ def test_a_canary_holds_for_labels_and_while_the_challenger_trails():
 @pytest.mark.parametrize("policy", [CANARY, AB, SHADOW], ids=lambda policy: policy.kind)
 def test_a_challenger_that_is_proven_worse_is_rolled_back(policy):
     found = judged(policy, course([-1.0, -1.1, -0.9, -1.0, -1.05]))
-    assert found.action == "rollback"
+    assert (found.action, found.cause) == ("rollback", "worse")
     assert "proven worse: gain -1.01 over 5 compared intervals (days, if shorter), 95% at all looks" in found.reason
 
 
@@ -195,7 +195,7 @@ def test_a_trial_completes_on_proof_holds_without_and_is_given_up_in_the_end(pol
         "rollback",
         "60 intervals (days, if shorter) have matured, 60 are allowed, without an end",
     )
-    assert judged(policy, [], elapsed=60).action == "rollback"
+    assert judged(policy, [], elapsed=60).cause == "time"
 
 
 @pytest.mark.parametrize("policy", [AB, SHADOW], ids=lambda policy: policy.kind)
@@ -208,8 +208,8 @@ def test_a_fault_ends_the_rollout_before_anything_else_counts():
     seen = course([1.0, 1.1, 0.9, 1.0, 1.05])
     seen[1] = seen[1].model_copy(update={"fault": "version 2 predicted NaN"})
     found = judged(AB, seen)
-    assert (found.action, found.reason) == (
-        "rollback",
+    assert (found.cause, found.reason) == (
+        "fault",
         "The challenger is withdrawn: version 2 predicted NaN (2026-01-02T00:00Z).",
     )
 
@@ -218,7 +218,7 @@ def test_a_corrupted_split_ends_the_rollout_and_says_what_was_counted():
     clean = [arms(n, 1.0 + n / 100, entities=10_000, assigned=5_000 + n) for n in range(5)]
     assert judged(AB, clean).action == "complete"
     found = judged(AB, [*clean, arms(5, 1.0, entities=9_500, assigned=4_500)])
-    assert found.action == "rollback"
+    assert (found.action, found.cause) == ("rollback", "split")
     assert "4500 of the 9500 labelled entities of 2026-01-06T00:00Z belong to the challenger, 50.0%" in found.reason
 
 
