@@ -290,15 +290,16 @@ def _too_little_is_new(job: JobSpec, known: Known, found: _Found) -> str:
     trained = [t for t in known.trainings if since is None or t.as_of > since]
     learnt = max((t.learnt_until for t in trained if t.learnt_until is not None), default=None)
     begin = max((moment for moment in (since, learnt) if moment is not None), default=None)
-    fresh = {start: rows for start, rows in known.labelled.items() if rows and (begin is None or start >= begin)}
+    labelled = {start: rows for start, rows in known.labelled.items() if rows and (since is None or start >= since)}
+    fresh = {start: rows for start, rows in labelled.items() if begin is None or start >= begin}
     rejected = 0 if since is None else sum(t.outcome == "rejected" and t.is_automatic for t in trained)
     wanted = _rows_wanted(job) * 2**rejected
     # What is due by the calendar alone is proven on what every training is proven on.
     stretch = timedelta(0) if since is None else windows.shortest_since_change(job)
-    covered = job.cadence.next(max(fresh)) - min(fresh) if fresh else timedelta(0)
+    covered = job.cadence.next(max(labelled)) - min(labelled) if labelled else timedelta(0)
     if sum(fresh.values()) >= wanted and len(fresh) >= _FEWEST_INTERVALS and covered >= stretch:
         return ""
-    needed = f"{wanted} in {_FEWEST_INTERVALS}" + (f" over {_days(stretch)}" if stretch else "")
+    needed = f"{wanted} in {_FEWEST_INTERVALS}" + (f" over {_days(stretch)}" if covered < stretch else "")
     seen = f"{sum(fresh.values())} labelled rows in {len(fresh)} intervals are new, {needed} are needed."
     if learnt is not None and begin == learnt:
         return f"The training as of {format_instant(trained[-1].as_of)} has seen this already: {seen}"

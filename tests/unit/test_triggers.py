@@ -293,8 +293,7 @@ def test_a_change_waits_until_enough_rows_since_have_labels() -> None:
     waiting = decided(policy, drift=drifts("sssssssddd"), labelled=100)
     assert (waiting.fire, waiting.cause) == (False, "drift")
     assert waiting.reason.endswith(
-        "Waiting for labels since 2026-03-08T00:00:00Z: 300 labelled rows in 3 intervals are new, 500 in 3 over 2 days are "
-        "needed."
+        "Waiting for labels since 2026-03-08T00:00:00Z: 300 labelled rows in 3 intervals are new, 500 in 3 are needed."
     )
     assert decided(policy, drift=drifts("sssssssddd"), labelled=200).fire
     assert not decided(policy, drift=drifts("ssssssssdd"), labelled=9_999).fire
@@ -347,8 +346,8 @@ def test_a_change_that_was_trained_on_needs_new_rows_twice_as_many_each_time() -
     again = decided(Retrain(**EAGER), drift=bad, trainings=once, labelled=30)
     assert (again.fire, again.cause, again.since) == (False, "drift", FIRST)
     assert again.reason.endswith(
-        "The training as of 2026-03-07T00:00:00Z has seen this already: 150 labelled rows in 5 intervals are new, 200 in 3 over "
-        "2 days are needed."
+        "The training as of 2026-03-07T00:00:00Z has seen this already: 150 labelled rows in 5 intervals are new, 200 in 3 are "
+        "needed."
     )
     assert decided(Retrain(**EAGER), drift=bad, trainings=once, labelled=40).fire
     twice = [*once, trained(FIRST + 7 * DAY, "rejected", learnt_until=FIRST + 5 * DAY)]
