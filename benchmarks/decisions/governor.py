@@ -31,7 +31,9 @@ def measure(*, days: int = 90, faults: Sequence[str] = tuple(FAULTS)) -> dict[st
     step = lived(Life(days, lambda day: "usual" if day < _CHANGE else "other"), then=taken_back)
     return {
         "one step change": step,
-        "an oscillating world": lived(Life(days, lambda day: "usual" if day // 7 % 2 == 0 else "other", seed=1)),
+        "an oscillating world": lived(
+            Life(days, lambda day: "usual" if day < 0 or day // 7 % 2 == 0 else "other", seed=1)
+        ),
         "an unlearnable change": lived(Life(days, lambda day: "usual" if day < _CHANGE else "noise", seed=2)),
         "good at the gate, bad afterwards": turned_back(days, step),
         "broken data": {

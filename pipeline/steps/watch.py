@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline import engine, gates, metrics, windows
+import numpy as np
+
+from pipeline import engine, gates, metrics, paired, windows
 from pipeline.errors import ContractViolation
 from pipeline.intervals import Interval, format_instant
 from pipeline.policies import HIGHER_IS_BETTER
@@ -17,12 +20,23 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    import pyarrow as pa
+    from numpy.typing import NDArray
 
     from pipeline.metrics import Outcomes
+    from pipeline.registry import LoadedModel
     from pipeline.reports import GateDecision, Manifest, Promotion
     from pipeline.steps.context import JobContext
     from pipeline.verdicts import PerformanceReport
+
+
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """What the former champion is worth: proven over ``over`` intervals, and better in the latest ``lost`` in a row."""
+
+    gate: GateDecision
+    lost: int
+    over: int
+    is_worse: bool
 
 
 def watch(ctx: JobContext, as_of: datetime) -> Watched | None:
@@ -30,7 +44,7 @@ def watch(ctx: JobContext, as_of: datetime) -> Watched | None:
 
     A champion that a gate has promoted is watched over its first ``promote.watch.intervals`` intervals, as they mature: it and
     the one before predict the labelled rows of all of them. The one before comes back when it is better in each of the latest
-    ``violations`` intervals and over all of them with a confidence that allows for a look after each. The rollback is
+    ``violations`` intervals and, with a confidence that allows for all looks, over these or over all. The rollback is
     recorded before it is made, and opens an incident; it takes effect when the promotion did, and what the withdrawn version
     had published is scored again (``restate``). A call that finds an earlier one unfinished completes it.
     Nothing happens unless ``promote.mode`` is ``enabled``.
@@ -50,19 +64,27 @@ def watch(ctx: JobContext, as_of: datetime) -> Watched | None:
     compared = _compare(ctx, latest, matured, as_of)
     if compared is None:
         return None
-    gate, lost = compared
-    if gate.outcome != "promote" or lost < ctx.job.promote.watch.violations:
+    if not compared.is_worse:
         return Watched(
-            outcome="kept", version=latest.model.version, reason=gate.reason, intervals=len(matured), lost=lost
+            outcome="kept",
+            version=latest.model.version,
+            reason=compared.gate.reason,
+            intervals=len(matured),
+            lost=compared.lost,
         )
-    return _go_back(ctx, latest, _decide(ctx, as_of, latest, gate, len(matured), lost))
+    return _go_back(ctx, latest, _decide(ctx, as_of, latest, compared, len(matured)))
 
 
-def _decide(ctx: JobContext, as_of: datetime, latest: Promotion, gate: GateDecision, seen: int, lost: int) -> Decision:
+def _decide(ctx: JobContext, as_of: datetime, latest: Promotion, compared: _Compared, seen: int) -> Decision:
     """The recorded decision to undo the promotion ``latest``."""
+    gate, lost = compared.gate, compared.lost
+    is_part = compared.over == ctx.job.promote.watch.violations < seen
+    over = (
+        f"the last {compared.over}" if is_part else f"all {compared.over} since {format_instant(latest.effective_at)}"
+    )
     reason = (
         f"Version {latest.model.version} is worse than version {latest.previous_version}, which it replaced, in each of the "
-        f"last {lost} matured intervals, and over all {seen} since {format_instant(latest.effective_at)}: {gate.reason}"
+        f"last {lost} matured intervals, and over {over}: {gate.reason}"
     )
     details = {
         "version": latest.model.version,
@@ -143,37 +165,66 @@ def _matured(ctx: JobContext, latest: Promotion, as_of: datetime) -> list[Perfor
 
 def _compare(
     ctx: JobContext, latest: Promotion, matured: Sequence[PerformanceReport], as_of: datetime
-) -> tuple[GateDecision, int] | None:
-    """The former champion as challenger on all matured rows, and in how many of the latest intervals in a row it is better."""
+) -> _Compared | None:
+    """The former champion as challenger on the matured rows: on all, and on those of the latest intervals."""
     assert latest.previous_version is not None  # `watch` has seen to it
     rows, _, _ = retrain.collect(ctx, Interval(matured[0].start, matured[-1].end), as_of)
     if rows is None:
         return None
-    new, old = ctx.load(latest.model.version), ctx.load(latest.previous_version)
+    models = ctx.load(latest.model.version), ctx.load(latest.previous_version)
     try:
         now, before = (
-            comparison.outcomes(ctx, model, engine.to_frame(rows, ctx.model_columns(model)), rows)
-            for model in (new, old)
+            comparison.outcomes(ctx, model, engine.to_frame(rows, ctx.model_columns(model)), rows) for model in models
         )
     except ContractViolation:  # the former one takes other columns
         return None
-    policy = ctx.job.promote.watch
-    # A look after each interval: each may be wrong in as many times fewer cases.
-    confidence = 1 - (1 - policy.confidence) / policy.intervals
+    policy, at = ctx.job.promote.watch, rows[INTERVAL].to_numpy()
+    lost, starts = _lost(ctx, at, now, before), np.unique(at)
+    # A world that has turned back is seen on the latest intervals before it is on all of them.
+    spans = dict.fromkeys((len(starts), policy.violations))
+    confidence = 1 - (1 - policy.confidence) / (2 * policy.intervals)
+    found = [
+        _Compared(gate, lost, over, lost >= policy.violations and gate.outcome == "promote")
+        for over in spans
+        if len(starts) >= over
+        for gate in [_judge(ctx, models, (now, before), at, at >= starts[-over], confidence)]
+    ]
+    return next((one for one in found if one.is_worse), found[0]) if found else None
+
+
+def _judge(
+    ctx: JobContext,
+    models: tuple[LoadedModel, LoadedModel],
+    outcomes: tuple[Outcomes, Outcomes],
+    at: NDArray[np.int64],
+    rows: NDArray[np.bool_],
+    confidence: float,
+) -> GateDecision:
+    """The gate's decision on some of the rows; on few days, the gain must exceed what days varied by at both trainings, too."""
+    now, before = (side.take(rows) for side in outcomes)
+    days = comparison.blocks(at[rows])
     gate = gates.compare(
         Promote(confidence=confidence, max_calibration_loss=None),
         ctx.job.metric,
         champion=now,
         challenger=before,
-        interval=comparison.blocks(rows[INTERVAL].to_numpy()),
+        interval=days,
         seed=ctx.job.model.seed,
     )
-    return gate, _lost(ctx, rows, now, before)
+    count = len(np.unique(days))
+    spread = sum(model.profile.baseline.spread for model in models if model.profile.baseline.metric == ctx.job.metric)
+    if gate.outcome != "promote" or gate.gain is None or count >= paired.FEWEST_BLOCKS or spread == 0:
+        return gate
+    usual = paired.Student(gate.gain, spread / count**0.5, np.inf, "", count).low(confidence)
+    if usual > 0:
+        return gate
+    told = f"{gate.reason} But {count} days may differ by so much: {spread:.4g} from day to day at both trainings."
+    return gate.model_copy(update={"outcome": "keep", "reason": told})
 
 
-def _lost(ctx: JobContext, rows: pa.Table, now: Outcomes, before: Outcomes) -> int:
+def _lost(ctx: JobContext, at: NDArray[np.int64], now: Outcomes, before: Outcomes) -> int:
     """In how many of the latest intervals in a row the former champion is better."""
-    sign, at, lost = (1.0 if HIGHER_IS_BETTER[ctx.job.metric] else -1.0), rows[INTERVAL].to_numpy(), 0
+    sign, lost = (1.0 if HIGHER_IS_BETTER[ctx.job.metric] else -1.0), 0
     for start in sorted(set(at.tolist()), reverse=True):
         values = [metrics.measure(ctx.job.metric, side.take(at == start)).value for side in (before, now)]
         if values[0] is None or values[1] is None or sign * (values[0] - values[1]) <= 0:

@@ -15,9 +15,14 @@ CHANGE, BACK = 15, 20
 @pytest.fixture
 def turning_back(tmp_path):
     """A world that turns on day 15, and back on day 20."""
+    return turned(tmp_path, BACK)
+
+
+def turned(tmp_path, back):
+    """A world that turns on day 15, and back on day ``back``."""
     changed = write_world(tmp_path / "changed", first=-9, days=26, rows=400, change_on=CHANGE)
     usual = write_world(tmp_path / "usual", first=-9, days=26, rows=400)
-    for number in range(BACK, 27):
+    for number in range(back, 27):
         changed.features(number).write_bytes(usual.features(number).read_bytes())
         changed.labels(number).write_bytes(usual.labels(number).read_bytes())
     return changed
@@ -85,6 +90,29 @@ def test_a_watch_that_is_switched_off_moves_nothing(runtime, promoted, day):
     careful = promoted.model_copy(update={"promote": promoted.promote.model_copy(update={"mode": "dry_run"})})
     runtime.evaluate(promoted, day(24))
     assert [runtime.watch(job, day(24)) for job in (quiet, careful)] == [None, None]
+
+
+def test_a_model_that_turns_bad_after_good_days_is_rolled_back_within_two_bad_intervals(
+    runtime, orders_on, tmp_path, day
+):
+    job = orders_on(turned(tmp_path, BACK + 2))
+    runtime.retrain(job, day(10), bootstrap=True)
+    list(runtime.score(job, day(10), day(20)))
+    cause = TriggerDecision(fire=True, cause="degradation", reason="It turned.", since=day(CHANGE))
+    assert runtime.retrain(job, day(20), trigger=cause).outcome == "promoted"
+    list(runtime.score(job, day(20), day(25)))
+    seen = []
+    for number in range(23, 27):
+        runtime.evaluate(job, day(number))
+        seen.append(runtime.watch(job, day(number)))
+    assert [(found.outcome, found.lost) for found in seen] == [
+        ("kept", 0),
+        ("kept", 0),
+        ("kept", 1),
+        ("rolled_back", 2),
+    ]
+    assert "in each of the last 2 matured intervals, and over the last 2: " in seen[-1].reason
+    assert runtime.ledger.champion(job.name).model.version == 1
 
 
 def test_a_good_model_stays_and_is_no_longer_watched_after_its_time(runtime, orders_on, worlds, day):
