@@ -167,9 +167,8 @@ def _lasts(job: JobSpec, shown: Sequence[_Report], is_violation: Callable[[_Repo
     chance lets a mean of so many be; where there is no metric, as large a share of them violates as starts a training.
     """
     policy, since = job.retrain, f"it has lasted since {format_instant(shown[0].start)}"
-    known = [
-        (r.value, r.baseline, r.limit) for r in shown if isinstance(r, PerformanceReport) and r.cause != "broken_data"
-    ]
+    measured = [r for r in shown if isinstance(r, PerformanceReport) and r.metric == job.metric]
+    known = [(r.value, r.baseline, r.limit) for r in measured if r.cause != "broken_data"]
     told = [(v, b, limit) for v, b, limit in known if v is not None and b is not None and limit is not None]
     if told:
         value, expected, limit = (float(np.mean(column)) for column in zip(*told, strict=True))

@@ -44,7 +44,7 @@ def parts(share: float) -> dict[str, Callable[[], Any]]:
         "gate": lambda: gate.measure(cases),
         "governor": governor.measure,
         "policies": policies,
-        "rollout": lambda: rollout.measure(cases(1000)),
+        "rollout": lambda: rollout.measure(cases(300)),
         "cost": cost.measure,
         "promotions": lambda: promotions.measure(each=cases(25)),
         "side by side": lambda: side_by_side.measure(null_worlds=cases(10), shift_worlds=cases(5)),
