@@ -51,8 +51,8 @@ def turned_back(days: int, step: dict[str, Any]) -> dict[str, Any]:
 
     found = lived(Life(days, concept))
     back = found["rolled back on"]
-    # A day's labels are there two days after its end.
-    found["matured intervals before the rollback"] = back[0] - promoted - 2 if back else None
+    # The first bad day is the one after the promotion, and a day's labels are there two days after its end.
+    found["bad matured intervals before the rollback"] = back[0] - (promoted + 1) - 2 if back else None
     return found
 
 
