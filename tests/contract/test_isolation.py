@@ -63,6 +63,7 @@ def test_one_process_reads_all_files_one_after_the_other(inputs: Inputs, tmp_pat
     for number in range(20):
         put_file(tmp_path, rows(3), f"{number:02d}")
     files = inputs.files(f"{tmp_path}/in", [""])
+    inputs.schema(files[0])
     (reader,) = readers()
     assert [inputs.schema(file).names for file in files] == [rows(3).column_names] * 20
     assert sum(batch.num_rows for batch in inputs.batches(files)) == 60

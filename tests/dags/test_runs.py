@@ -30,7 +30,7 @@ def day(number):
 @pytest.fixture(scope="module")
 def airflow(deploy, parcels):
     """An Airflow that knows a job with settings that react within days, and one that nobody has bootstrapped."""
-    eager = {"window": "P6D", "holdout": "P2D", "min_rows": 100, "violations": 2, "of_last": 3, "cooldown": "P4D"}
+    eager = {"window": "P6D", "holdout": "P1D", "min_rows": 100, "violations": 2, "of_last": 3, "cooldown": "P4D"}
     return deploy(parcels(retrain=eager), parcels(name="orphan"))
 
 
