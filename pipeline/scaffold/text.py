@@ -228,7 +228,7 @@ def _promote(findings: Findings) -> str:
 # When a challenger replaces the champion. dry_run is the cautious choice: it compares and records, and moves nothing.
 promote:
   mode: enabled
-  confidence: 0.95  # one-sided confidence that the challenger is better on the holdout
+  confidence: 0.99  # that the challenger is better on the holdout; at 0.95 one in twenty that are no better would pass
   min_labels: {reachable(expected, 100, 10)}  # labelled holdout rows needed for a decision
 """
 
