@@ -180,16 +180,17 @@ def _compare(
         return None
     policy, at = ctx.job.promote.watch, rows[INTERVAL].to_numpy()
     lost, starts = _lost(ctx, at, now, before), np.unique(at)
-    # A world that has turned back is seen on the latest intervals before it is on all of them.
-    spans = dict.fromkeys((len(starts), policy.violations))
     confidence = 1 - (1 - policy.confidence) / (2 * policy.intervals)
-    found = [
-        _Compared(gate, lost, over, lost >= policy.violations and gate.outcome == "promote")
-        for over in spans
-        if len(starts) >= over
-        for gate in [_judge(ctx, models, (now, before), at, at >= starts[-over], confidence)]
-    ]
-    return next((one for one in found if one.is_worse), found[0]) if found else None
+    first = None
+    # A world that has turned back is seen on the latest intervals before it is on all of them.
+    for over in dict.fromkeys((len(starts), policy.violations)):
+        if first is None or lost >= policy.violations:
+            gate = _judge(ctx, models, (now, before), at, at >= starts[-over], confidence)
+            found = _Compared(gate, lost, over, lost >= policy.violations and gate.outcome == "promote")
+            if found.is_worse:
+                return found
+            first = first or found
+    return first
 
 
 def _judge(
