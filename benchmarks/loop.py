@@ -87,11 +87,11 @@ def init() -> dict[str, Any]:
                 "label_available_at",
             )
             source = ("--features", str(DATA / data / "features"), "--labels", str(DATA / data / "labels"))
-            made = replays.pipeline(
+            made = replays.command(
                 home, "init", name, *source, *columns, "--task", task, "--interval", "1d", "--out", str(out)
             )
-            replays.pipeline(home, "check", str(out))
-            report = replays.pipeline(home, "replay", str(out), "--from", start, "--to", end)
+            replays.command(home, "check", str(out))
+            report = replays.command(home, "replay", str(out), "--from", start, "--to", end)
             rows[name] = {
                 "features": made["features"],
                 "intervals": report["intervals"],

@@ -27,6 +27,7 @@ SETS = (
 )
 # With the days in random order life begins after half of them: then there is nothing new to learn from the rest.
 _HALF = {"bikes": "2012-01-01", "flights": "2013-07-01"}
+_POLICIES = ("closed_loop", "always", "frozen")
 _SEED = 0
 
 
@@ -35,7 +36,7 @@ def measure() -> dict[str, Any]:
     return {
         f"{name} {policy}": _lived(JOBS / f"{name}.yaml", start, end, policy)
         for name, _, start, end in SETS
-        for policy in ("closed_loop", "always", "frozen")
+        for policy in _POLICIES
     }
 
 
@@ -49,7 +50,7 @@ def policies() -> dict[str, Any]:
         begun = {
             (name, policy): pool.submit(_lived, JOBS / f"{name}.yaml", start, end, policy)
             for name, _, start, end in SETS
-            for policy in ("closed_loop", "always", "frozen")
+            for policy in _POLICIES
         }
         shuffled = {
             name: pool.submit(_lived, shuffle(name, data, Path(folder) / name), _HALF[name], end, "closed_loop")
@@ -60,15 +61,12 @@ def policies() -> dict[str, Any]:
 
 
 def _compared(name: str, found: dict[tuple[str, str], dict[str, Any]], shuffled: dict[str, Any]) -> dict[str, Any]:
-    loop, always, frozen = (found[name, policy] for policy in ("closed_loop", "always", "frozen"))
+    loop, always, frozen = (found[name, policy] for policy in _POLICIES)
     gain, possible = loop["mean"] - frozen["mean"], always["mean"] - frozen["mean"]
     facts = ("mean", "retrains", "promotions", "rollbacks")
     return {
         "metric": loop["metric"],
-        **{
-            policy: {fact: found[name, policy][fact] for fact in facts}
-            for policy in ("closed_loop", "always", "frozen")
-        },
+        **{policy: {fact: found[name, policy][fact] for fact in facts} for policy in _POLICIES},
         "share of the gain": round(gain / possible, 3),
         "share of the promotions": round(loop["promotions"] / always["promotions"], 3),
         "days in random order": {fact: shuffled[fact] for fact in facts},
@@ -98,7 +96,7 @@ def shuffle(name: str, data: str, root: Path, seed: int = _SEED) -> Path:
 
 def _lived(job: Path, start: str, end: str, policy: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as home:
-        report = pipeline(home, "replay", str(job), "--from", start, "--to", end, "--policy", policy)
+        report = command(home, "replay", str(job), "--from", start, "--to", end, "--policy", policy)
     metric = report["metric"]
     return {
         "metric": metric["name"],
@@ -114,10 +112,10 @@ def _lived(job: Path, start: str, end: str, policy: str) -> dict[str, Any]:
     }
 
 
-def pipeline(home: str, *arguments: str) -> dict[str, Any]:
+def command(home: str, *arguments: str) -> dict[str, Any]:
     """The answer of one command of the command line, whose state is under ``home``."""
     environ = {**os.environ, "PIPELINE_HOME": home, "PIPELINE_JOBS": str(JOBS), "MLFLOW_DISABLE_TELEMETRY": "true"}
-    command = [sys.executable, "-m", "pipeline", *arguments, "--json"]
-    done = subprocess.run(command, env=environ, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True)
+    program = [sys.executable, "-m", "pipeline", *arguments, "--json"]
+    done = subprocess.run(program, env=environ, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True)
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.decisions.lives import FAULTS, FIRST, Life
-from benchmarks.replays import pipeline
+from benchmarks.replays import command
 from pipeline.ledger import Ledger
 from pipeline.replay import replay
 from pipeline.settings import Settings
@@ -61,7 +61,7 @@ def taken_back(job: JobSpec, home: Path) -> dict[str, Any]:
     file = home / "orders.yaml"
     file.write_text(job.model_dump_json(exclude_none=True), encoding="utf-8")
     began = time.perf_counter()
-    done = pipeline(str(home), "rollback", str(file), "--reason", "To see how long it takes.", "--restate")
+    done = command(str(home), "rollback", str(file), "--reason", "To see how long it takes.", "--restate")
     return {"restated by command": len(done["restated"]), "seconds from command": round(time.perf_counter() - began, 1)}
 
 
