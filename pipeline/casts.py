@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from pipeline.errors import ContractViolation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Set
+    from collections.abc import Callable, Collection, Set
 
     Kinds = Set[pa.DataType]
 
@@ -70,21 +70,39 @@ def carried_type(first: pa.DataType, *others: pa.DataType) -> pa.DataType | None
     return _text({*filter(_is_text, kinds), pa.string()}) if all(map(_is_printable, kinds)) else None
 
 
-def cast(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+def cast(batch: pa.RecordBatch, schema: pa.Schema, codes: Collection[str] = ()) -> pa.RecordBatch:
     """The columns of ``batch`` that ``schema`` names, in its order and types; one that the batch lacks is null throughout.
+
+    A column named in ``codes`` stays a dictionary if it is one of exactly the wanted values, each of them proper text.
 
     Only conversions of `common_type` and `carried_type` are made, each checked value by value. Raises `ContractViolation`
     naming column and types when a conversion is not one of them, or a value does not survive it (a timestamp beyond
     the range of the finer unit).
     """
     there = set(batch.schema.names)
-    columns = [
-        _converted(field.name, batch.column(field.name), field.type)
-        if field.name in there
-        else pa.nulls(batch.num_rows, field.type)
-        for field in schema
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
+    columns, fields = [], []
+    for field in schema:
+        name, kind = field.name, field.type
+        if name not in there:
+            column = pa.nulls(batch.num_rows, kind)
+        elif name in codes and _is_coded(batch.column(name), kind):
+            column = batch.column(name)
+        else:
+            column = _converted(name, batch.column(name), kind)
+        columns.append(column)
+        fields.append(field.with_type(column.type))
+    return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields, schema.metadata))
+
+
+def _is_coded(column: pa.Array, kind: pa.DataType) -> bool:
+    if not pa.types.is_dictionary(column.type) or column.type.value_type != kind or column.dictionary.null_count:
+        return False
+    try:
+        column.dictionary.validate(full=True)
+    except pa.ArrowInvalid:
+        # Whether its rows use what is no text is a question to the rows.
+        return False
+    return True
 
 
 def _converted(name: str, column: pa.Array, kind: pa.DataType) -> pa.Array:

@@ -5,9 +5,10 @@ Owns the conversion between Arrow, pandas and numpy. Estimators are duck-typed; 
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ import pyarrow.compute as pc
 from pipeline.errors import ContractViolation
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -42,6 +43,31 @@ class Predictions:
 
     labels: NDArray[Any]
     scores: NDArray[Any] | None
+
+
+class Scorer(Protocol):
+    """What predicts from Arrow rows: a model as it was trained, or an accelerated form of it."""
+
+    def predict(self, data: pa.RecordBatch) -> Predictions:
+        """Predictions for every row of ``data``, which has the model's columns among others.
+
+        A row gets the same bits in whatever batch it comes. Safe to be called from several threads at once. Raises
+        `ContractViolation` for columns that do not fit, and for an answer that is not finite.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class FrameScorer:
+    """A `Scorer` that calls ``estimator`` on the frame of ``columns``: works for every model, and copies every value."""
+
+    estimator: Any
+    columns: Mapping[str, Column]
+    task: Task
+
+    def predict(self, data: pa.RecordBatch) -> Predictions:
+        """`predict` on `to_frame`; raises what they raise."""
+        return predict(self.estimator, to_frame(data, self.columns), self.task)
 
 
 def to_frame(data: pa.Table | pa.RecordBatch, columns: Mapping[str, Column]) -> pd.DataFrame:
@@ -84,16 +110,24 @@ def predict(estimator: Any, frame: pd.DataFrame, task: Task) -> Predictions:
     `ContractViolation` when the model answers with NaN, infinity, or another number of rows or classes.
     """
     if task == "regression":
-        values = np.asarray(estimator.predict(frame) if len(frame) else [], dtype=np.float64)
-        _check_answer(values, (len(frame),))
-        return Predictions(values, None)
-    classes = np.asarray(estimator.classes_)
-    shape = (len(frame), len(classes))
+        return answered(estimator.predict(frame) if len(frame) else [], len(frame), (), task)
     # scikit-learn refuses to look at zero rows.
-    scores = np.asarray(estimator.predict_proba(frame) if len(frame) else np.empty(shape), dtype=np.float64)
-    _check_answer(scores, shape)
-    winner = (scores[:, -1] > 0.5).astype(np.intp) if task == "binary" else scores.argmax(axis=1)
-    return Predictions(classes[winner], scores)
+    empty = np.empty((0, len(estimator.classes_)))
+    return answered(estimator.predict_proba(frame) if len(frame) else empty, len(frame), estimator.classes_, task)
+
+
+def answered(answer: Any, rows: int, classes: Sequence[Any], task: Task) -> Predictions:
+    """What a model's ``answer`` for ``rows`` rows says: numbers, shape (rows,), or scores, shape (rows, len(classes)).
+
+    Raises `ContractViolation` for another shape, and for NaN or infinity.
+    """
+    values = np.asarray(answer, dtype=np.float64)
+    if task == "regression":
+        _check_answer(values, (rows,))
+        return Predictions(values, None)
+    _check_answer(values, (rows, len(classes)))
+    winner = (values[:, -1] > 0.5).astype(np.intp) if task == "binary" else values.argmax(axis=1)
+    return Predictions(np.asarray(classes)[winner], values)
 
 
 def output_schema(job: JobSpec, input_schema: pa.Schema, classes: Sequence[Any]) -> pa.Schema:
@@ -176,10 +210,28 @@ def _column(data: pa.Table | pa.RecordBatch, name: str) -> pa.Array:
     return column
 
 
-def _feature(data: pa.Table | pa.RecordBatch, name: str, column: Column) -> NDArray[Any]:
+def numbers(data: pa.Table | pa.RecordBatch, name: str, column: Column) -> NDArray[Any]:
+    """The float64 values of a feature column of numbers or booleans, null as NaN; raises what `to_frame` raises."""
+    with _reading(data, name, column) as values:
+        return _numbers(values)
+
+
+def categories(
+    data: pa.Table | pa.RecordBatch, name: str, column: Column
+) -> tuple[list[str | None], NDArray[np.int64]]:
+    """The different values of a category column as texts, and which of them each row has; raises what `to_frame` raises.
+
+    The last text is ``None``, for rows without a value. Others may be ``None`` too, may be equal, and may belong to no row.
+    """
+    with _reading(data, name, column) as values:
+        return _encoded(values)
+
+
+@contextmanager
+def _reading(data: pa.Table | pa.RecordBatch, name: str, column: Column) -> Iterator[pa.Array]:
     values = _column(data, name)
     try:
-        return _categories(values) if column.type == "category" else _numbers(values)
+        yield values
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as err:
         raise ContractViolation(
             f"feature column {name!r} cannot be read as {column.type}",
@@ -187,6 +239,13 @@ def _feature(data: pa.Table | pa.RecordBatch, name: str, column: Column) -> NDAr
             got=f"{values.type}",
             next_step="correct the input, or the column's type in the job file",
         ) from err
+
+
+def _feature(data: pa.Table | pa.RecordBatch, name: str, column: Column) -> NDArray[Any]:
+    if column.type != "category":
+        return numbers(data, name, column)
+    texts, codes = categories(data, name, column)
+    return np.array(texts, dtype=object).take(codes)
 
 
 def _numbers(values: pa.Array) -> NDArray[Any]:
@@ -199,15 +258,13 @@ def _numbers(values: pa.Array) -> NDArray[Any]:
     return _numpy(pc.cast(values, pa.float64(), safe=False))
 
 
-def _categories(values: pa.Array) -> NDArray[Any]:
-    """Values as str objects, null as None. Python looks at each distinct value once, not at each row."""
+def _encoded(values: pa.Array) -> tuple[list[str | None], NDArray[np.int64]]:
+    """Python looks at each distinct value once, not at each row."""
     if pa.types.is_null(values.type):
-        return np.full(len(values), None, dtype=object)
+        return [None], np.zeros(len(values), dtype=np.int64)
     encoded = values if pa.types.is_dictionary(values.type) else _encodable(values).dictionary_encode()
     texts = [_text(value) for value in encoded.dictionary.to_pylist()]
-    lookup = np.array([*texts, None], dtype=object)
-    codes = pc.fill_null(pc.cast(encoded.indices, pa.int64()), len(texts))
-    return lookup.take(_numpy(codes))
+    return [*texts, None], _numpy(pc.fill_null(pc.cast(encoded.indices, pa.int64()), len(texts)))
 
 
 def _encodable(values: pa.Array) -> pa.Array:
@@ -297,7 +354,8 @@ def _texts(values: pa.Array) -> NDArray[Any]:
     """Values as str objects, null as None."""
     if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
         return _numpy(values)
-    return _categories(values)
+    texts, codes = _encoded(values)
+    return np.array(texts, dtype=object).take(codes)
 
 
 def _mix(bits: NDArray[Any]) -> NDArray[Any]:

@@ -21,6 +21,7 @@ from pipeline.policies import (
     REPORTED_ONLY,
     Checks,
     Drift,
+    Engine,
     MetricName,
     Model,
     Name,
@@ -163,6 +164,16 @@ class ModelSpec(Model):
     trusted_types: tuple[str, ...] = Field(
         default=(), description="Further Python types that a saved model of the user's own trainer may contain (skops)."
     )
+    acceleration: Literal["auto", "off", "lookup", "walk", "linear"] = Field(
+        default="auto",
+        description="A faster form of the model to score with, if it is proven to say the same: auto tries what fits the "
+        "estimator; lookup (histogram gradient boosting), walk (forests and trees) or linear insists on that one; off.",
+    )
+    acceleration_budget: timedelta = Field(
+        default=timedelta(seconds=60),
+        gt=timedelta(0),
+        description="How long compiling may take at registration; beyond that the estimator itself is used.",
+    )
     seed: int = Field(default=0, ge=0, description="Random seed of training and of every sample.")
 
 
@@ -194,6 +205,7 @@ class JobSpec(Model):
     retrain: Retrain = Field(default_factory=Retrain)
     promote: Promote = Field(default_factory=Promote)
     output: Output = Field(default_factory=Output)
+    engine: Engine = Field(default_factory=Engine)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

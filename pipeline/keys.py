@@ -1,11 +1,12 @@
 """Exact detection of repeated row keys over a stream of record batches.
 
-Memory grows with the distinct keys only. Must not loop over rows in Python.
+Memory is bounded where there is a `Shelf` for keys that are full of gaps or no numbers; numbers without gaps take none. Must
+not loop over rows in Python.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -20,16 +21,36 @@ if TYPE_CHECKING:
 _ROWS_AT_ONCE = 32_768
 
 
+# A run of keys that has grown to this is given to the shelf and grows no more.
+_SHELVED_BYTES = 64 << 20
+# Fewer whole numbers in a row are not worth a stretch of their own.
+_SHORTEST_STRETCH = 1024
+
+
+class Shelf(Protocol):
+    """Room for sorted keys outside of this process's memory."""
+
+    def keep(self, values: NDArray[Any]) -> NDArray[Any]:
+        """The same values, read from elsewhere whenever they are looked at."""
+
+    def rest(self) -> None:
+        """Give back the memory that looking at what was kept has taken."""
+
+
 class SeenKeys:
     """All keys so far, as sorted runs that merge like those of a log-structured tree: n keys cost n log n in total.
 
-    A single integer column is kept as it is. Any other key becomes one binary value, found through a 64-bit hash and then
-    compared byte by byte, so that two keys that share a hash are still two keys.
+    A single integer column is kept as it is, and as first and last number where none in between is left out. Any other key
+    becomes one binary value, found through a 64-bit hash and then compared byte by byte, so that two keys that share
+    a hash are still two keys. With a ``shelf``, runs of 64 MiB are kept there; each then takes part in every look-up.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shelf: Shelf | None = None) -> None:
+        self._shelf = shelf
         # Per run: sorted integers or hashes, and the binary keys in the same order.
         self._runs: list[tuple[NDArray[Any], pa.Array | None]] = []
+        self._shelved: list[tuple[NDArray[Any], pa.Array | None]] = []
+        self._stretches: _Stretches | None = None
 
     def repeated(self, columns: Sequence[pa.Array]) -> NDArray[np.bool_]:
         """Which rows repeat the key of an earlier row, of this call or a previous one; the other rows' keys are remembered.
@@ -54,14 +75,23 @@ class SeenKeys:
         sorted_hashes = hashes[fresh]
         sorted_keys = None if binary is None else binary.take(pa.array(fresh))
         known = np.zeros(len(fresh), dtype=bool)
-        for run in self._runs:
+        if self._stretches is not None:
+            known |= self._stretches.hold(sorted_hashes)
+        for run in (*self._runs, *self._shelved):
             known |= _found(sorted_hashes, sorted_keys, *run)
+        if self._shelved and self._shelf is not None:
+            self._shelf.rest()
         repeated[fresh[known]] = True
         self._remember(sorted_hashes[~known], None if sorted_keys is None else sorted_keys.filter(pa.array(~known)))
         return repeated
 
     def _remember(self, hashes: NDArray[Any], keys: pa.Array | None) -> None:
         if not len(hashes):
+            return
+        if keys is None and len(hashes) >= _SHORTEST_STRETCH and int(hashes[-1]) - int(hashes[0]) == len(hashes) - 1:
+            if self._stretches is None:
+                self._stretches = _Stretches(hashes.dtype)
+            self._stretches.add(hashes[0], hashes[-1])
             return
         while self._runs and len(self._runs[-1][0]) <= 2 * len(hashes):
             other_hashes, other_keys = self._runs.pop()
@@ -73,7 +103,46 @@ class SeenKeys:
             order = np.argsort(hashes, kind="stable")
             hashes = hashes[order]
             keys = pa.concat_arrays([other_keys, keys]).take(pa.array(order))
-        self._runs.append((hashes, keys))
+        if self._shelf is not None and hashes.nbytes + (0 if keys is None else keys.nbytes) >= _SHELVED_BYTES:
+            self._shelved.append((self._shelf.keep(hashes), None if keys is None else _kept(keys, self._shelf)))
+        else:
+            self._runs.append((hashes, keys))
+
+
+class _Stretches:
+    """Sets of consecutive whole numbers by their ends, both inclusive."""
+
+    def __init__(self, kind: np.dtype[Any]) -> None:
+        self._first, self._last = np.empty(0, kind), np.empty(0, kind)
+
+    def add(self, first: np.integer[Any], last: np.integer[Any]) -> None:
+        """Add numbers none of which is held already."""
+        at = int(np.searchsorted(self._first, first))
+        # An end that another stretch touches is no end any more.
+        touches_before = at > 0 and int(self._last[at - 1]) + 1 == int(first)
+        touches_after = at < len(self._first) and int(last) + 1 == int(self._first[at])
+        if touches_before and touches_after:
+            self._first, self._last = np.delete(self._first, at), np.delete(self._last, at - 1)
+        elif touches_before:
+            self._last[at - 1] = last
+        elif touches_after:
+            self._first[at] = first
+        else:
+            self._first, self._last = np.insert(self._first, at, first), np.insert(self._last, at, last)
+
+    def hold(self, numbers: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which of the numbers are held."""
+        at = np.searchsorted(self._first, numbers, side="right") - 1
+        found: NDArray[np.bool_] = (at >= 0) & (numbers <= self._last[at])
+        return found
+
+
+def _kept(keys: pa.LargeBinaryArray, shelf: Shelf) -> pa.LargeBinaryArray:
+    buffers = keys.buffers()
+    offsets = np.frombuffer(buffers[1], np.int64)[keys.offset : keys.offset + len(keys) + 1]
+    data = np.frombuffer(buffers[2] or b"", np.uint8)[offsets[0] : offsets[-1]]
+    parts = [pa.py_buffer(shelf.keep(part)) for part in (offsets - offsets[0], data)]
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(keys), [None, *parts])
 
 
 def _found(

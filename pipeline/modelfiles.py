@@ -40,8 +40,9 @@ TRUSTED_TYPES = (
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.utils.validation.check_array",
 )
-_MODEL, _PROFILE, _REFERENCE, _LEARNT, _REQUIREMENTS, _PYTHON = (
+_MODEL, _ACCELERATED, _PROFILE, _REFERENCE, _LEARNT, _REQUIREMENTS, _PYTHON = (
     "model.skops",
+    "accelerated.zip",
     "profile.json",
     "reference.parquet",
     "learnt.parquet",
@@ -70,10 +71,12 @@ def write(
     reference: pa.Table,
     learnt: NDArray[np.uint64],
     as_of: datetime,
+    accelerated: bytes | None = None,
 ) -> dict[str, bytes]:
     """The files of a version: a function of the arguments and of installed library versions only.
 
-    ``learnt`` holds the ascending identities of the rows that it was trained on. MLflow's own loaders accept the files.
+    ``learnt`` holds the ascending identities of the rows that it was trained on, ``accelerated`` the estimator's faster
+    form, if it has one. MLflow's own loaders accept the files.
     Raises `TrainerFailed` when skops cannot save the estimator.
     """
     files = {
@@ -86,6 +89,8 @@ def write(
         ).encode(),
         _PYTHON: _yaml({"python": platform.python_version(), "dependencies": [f"-r {_REQUIREMENTS}"]}),
     }
+    if accelerated is not None:
+        files[_ACCELERATED] = accelerated
     mlmodel = _mlmodel(files, signature_frame, signature_output, as_of)
     return {**files, "MLmodel": _yaml(mlmodel)}
 
@@ -162,9 +167,10 @@ def verify_tags(there: Mapping[str, str], registered: RegisteredModel) -> None:
 
 def read(
     files: Mapping[str, bytes], ref: ModelRef, trusted_types: Sequence[str]
-) -> tuple[Any, Profile, pa.Table, NDArray[np.uint64]]:
-    """The estimator, the profile, the reference sample and the identities of the training rows of verified ``files``.
+) -> tuple[Any, Profile, pa.Table, NDArray[np.uint64], bytes | None]:
+    """The estimator, the profile, the reference sample, the identities of the training rows and the accelerated form.
 
+    ``files`` are verified.
     The estimator may consist of `TRUSTED_TYPES`, of what skops trusts by itself, and of ``trusted_types``; anything
     else is `ModelTampered`. Raises `TerminalError` when this environment cannot load it.
     """
@@ -192,7 +198,7 @@ def read(
     if _LEARNT in files:  # versions of before it was kept have none
         learnt = pq.read_table(io.BytesIO(files[_LEARNT]))["row"].to_numpy()
     profile = Profile.model_validate_json(files[_PROFILE])
-    return estimator, profile, pq.read_table(io.BytesIO(files[_REFERENCE])), learnt
+    return estimator, profile, pq.read_table(io.BytesIO(files[_REFERENCE])), learnt, files.get(_ACCELERATED)
 
 
 def _mlmodel(files: Mapping[str, bytes], frame: pd.DataFrame, output: NDArray[Any], as_of: datetime) -> dict[str, Any]:

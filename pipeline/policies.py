@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Task = Literal["binary", "multiclass", "regression"]
+Backend = Literal["threads", "processes"]
 MetricName = Literal["roc_auc", "log_loss", "brier", "calibration_error", "accuracy", "macro_f1", "mae", "rmse", "bias"]
 
 # The first of each task is the job's metric unless it names another.
@@ -105,6 +106,24 @@ class Checks(Model):
     )
     rules: tuple[Rule, ...] = Field(default=(), description="Checks of every row.")
     expectations: tuple[Expectation, ...] = Field(default=(), description="Checks of the partition as a whole.")
+
+
+class Engine(Model):
+    """How a partition is scored on one machine. What is published does not depend on it."""
+
+    backend: Backend = Field(
+        default="threads",
+        description="threads: for models that may be called from several threads at once and whose arithmetic leaves the "
+        "interpreter free, as those of scikit-learn and all accelerated ones; processes: for all others, each process "
+        "gets the model once.",
+    )
+    workers: int | None = Field(
+        default=None,
+        ge=1,
+        le=256,
+        description="Batches scored at once, at most what PIPELINE_WORKERS allows; default: that, which is by default "
+        "the number of processors.",
+    )
 
 
 class Reference(Model):

@@ -65,14 +65,18 @@ _loaded: dict[tuple[str, str, int, str, tuple[str, ...]], LoadedModel] = {}
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A verified model version in memory: its estimator, profile, reference sample, and what it learnt from."""
+    """A verified model version in memory: its estimator, profile, reference sample, and what it learnt from.
+
+    ``accelerated`` is its faster form for `pipeline.acceleration`, ``None`` without one; ``size`` are bytes of the estimator.
+    """
 
     ref: ModelRef
     estimator: Any
     profile: Profile
     reference: pa.Table
     learnt: NDArray[np.uint64]
-    size: int  # bytes of the estimator's file
+    accelerated: bytes | None
+    size: int
 
 
 class Registry:
@@ -100,6 +104,7 @@ class Registry:
         parameters: Mapping[str, str],
         metrics: Mapping[str, float],
         tags: Mapping[str, str],
+        accelerated: bytes | None = None,
     ) -> RegisteredModel:
         """The next version of ``name``, with the digest of each of its files.
 
@@ -115,6 +120,7 @@ class Registry:
             reference=reference,
             learnt=learnt,
             as_of=as_of,
+            accelerated=accelerated,
         )
         digests = modelfiles.digests(files)
         with self._asking(f"register model {name!r}", "perhaps an MLflow run without a version"):

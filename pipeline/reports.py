@@ -320,6 +320,21 @@ class Profile(Report):
     classes: tuple[str, ...] = ()
 
 
+class Acceleration(Report):
+    """What became of a version's accelerated form when it was held against the estimator, on the same rows."""
+
+    kind: str | None = Field(description="lookup, walk or linear; null when the estimator itself is used.")
+    reason: str
+    rows: int = Field(default=0, description="Real held-out rows that both scored.")
+    adversarial_rows: int = Field(
+        default=0, description="Rows made of them: missing, infinite, extreme, unknown values."
+    )
+    max_difference: float = Field(default=0.0, description="Largest difference of two scores.")
+    flips: dict[str, int] = Field(
+        default_factory=dict, description="Rows whose decision differs, overall and by slice."
+    )
+
+
 class RegisteredModel(Report):
     """A version as it was registered, with the digest of each of its files."""
 
@@ -339,6 +354,7 @@ class RegisteredModel(Report):
     contest: dict[str, float] = Field(
         default_factory=dict, description="The job's metric of each candidate, window and settings, in the backtest."
     )
+    acceleration: Acceleration | None = None
 
 
 class RetrainReport(Report):

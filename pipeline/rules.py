@@ -170,6 +170,11 @@ def outside(interval: Interval) -> Callable[[Any], Mask]:
 
 def not_finite(column: Any) -> Mask:
     """Which values of a float column are infinite."""
+    kind = np.dtype(column.type.to_pandas_dtype())
+    stored = np.frombuffer(column.buffers()[1] or b"", kind)[column.offset : column.offset + len(column)]
+    # What is stored below a null may be anything, but mostly no value is infinite: that takes no copy to see.
+    if not np.isinf(stored).any():
+        return np.zeros(len(column), dtype=bool)
     infinite: Mask = np.isinf(_numbers(column))
     return infinite
 

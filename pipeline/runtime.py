@@ -9,7 +9,7 @@ import os
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from pipeline import jobfile
+from pipeline import jobfile, workers
 from pipeline.errors import InvalidRequest, TerminalError
 from pipeline.intervals import Interval, format_instant
 from pipeline.ledger import Ledger
@@ -111,7 +111,8 @@ class Runtime:
     def context(self, job: JobSpec) -> JobContext:
         """What the steps of one job work with: the job, the root of its outputs, and the opened adapters."""
         output = job.output.uri or str(self.settings.home / "outputs" / job.name)
-        return JobContext(job, output, self.inputs, self.storage, self.ledger, self.registry)
+        most_workers = self.settings.workers or workers.usable_cpus()
+        return JobContext(job, output, self.inputs, self.storage, self.ledger, self.registry, most_workers)
 
     def score(
         self,

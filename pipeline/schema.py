@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from pipeline.intervals import Interval
     from pipeline.job import JobSpec
+    from pipeline.keys import Shelf
     from pipeline.rules import Mask
 
 QUARANTINE_COLUMNS = ("rule_id", "reason_code", "value")
@@ -133,13 +134,24 @@ class CheckedBatch:
 
 @dataclass(frozen=True, slots=True)
 class _Check:
-    """One question to one column. ``fails`` marks the offending rows of the (never dictionary-encoded) column."""
+    """One question to one column. ``fails`` marks the offending values of a column that is no dictionary."""
 
     code: str
     rule_id: str
     column: str
     fails: Callable[[Any], Mask]
     warns: bool = False
+
+    def failures(self, column: Any) -> Mask:
+        """The offending rows of the column; of a dictionary, each value is looked at once."""
+        if not pa.types.is_dictionary(column.type):
+            return self.fails(column)
+        kind = column.type.value_type
+        by_code = self.fails(pa.concat_arrays([column.dictionary, pa.nulls(1, kind)]))
+        if not by_code.any():
+            return np.zeros(len(column), dtype=bool)
+        failed: Mask = by_code[column.indices.fill_null(len(by_code) - 1).to_numpy(zero_copy_only=False)]
+        return failed
 
 
 class RowChecker:
@@ -152,7 +164,7 @@ class RowChecker:
     When the job selects rows by event time (`JobSpec.filters_by_time`), rows of another interval do not belong to this one and
     are only counted as ``CheckedBatch.outside``; otherwise they are quarantined. A row without a time cannot be placed and
     always belongs. A repeated key is found across batches: the first good row keeps it, and a row that was quarantined for
-    another reason never claims it. Memory grows with the keys only.
+    another reason never claims it. Keys that take much memory are kept on the ``shelf``, where there is one.
 
     Quarantined rows carry ``rule_id`` (``checks.rules[2]``, or the name of a built-in check), ``reason_code`` and ``value``
     (the offending value as text of at most 200 characters). Where the input has a column of such a name, in any case, the
@@ -161,7 +173,7 @@ class RowChecker:
     Raises `ContractViolation` when ``input_schema`` breaks the contract.
     """
 
-    def __init__(self, job: JobSpec, interval: Interval, input_schema: pa.Schema) -> None:
+    def __init__(self, job: JobSpec, interval: Interval, input_schema: pa.Schema, shelf: Shelf | None = None) -> None:
         if problems := contract_problems(input_schema, job):
             raise ContractViolation(
                 f"the input of job {job.name!r} for {interval} does not fit its declaration: {'; '.join(problems)}",
@@ -176,7 +188,8 @@ class RowChecker:
         self._filters = job.filters_by_time
         self._outside = rules.outside(interval)
         self._checks = _checks(job, input_schema, self._outside)
-        self._seen = SeenKeys()
+        self._seen = SeenKeys(shelf)
+        self._raw = input_schema
         self._schema = _quarantine_schema(input_schema)
 
     @property
@@ -202,7 +215,7 @@ class RowChecker:
             outside = int(strangers.sum())
             batch = _keep(batch, ~strangers)
         self.rows_in += batch.num_rows
-        columns = {name: rules.plain(batch.column(name)) for name in {check.column for check in self._checks}}
+        columns = {name: batch.column(name) for name in {check.column for check in self._checks}}
         failed = self._first_failures(columns, batch.num_rows)
         self._mark_repeated_keys(columns, failed)
         good = failed < 0
@@ -213,7 +226,7 @@ class RowChecker:
         """Per row the position of the first check that it fails, or -1."""
         failed = np.full(rows, -1, dtype=np.int64)
         for position, check in enumerate(self._checks):
-            fails = check.fails(columns[check.column])
+            fails = check.failures(columns[check.column])
             if not fails.any():
                 continue
             if check.warns:
@@ -224,7 +237,7 @@ class RowChecker:
 
     def _mark_repeated_keys(self, columns: Mapping[str, Any], failed: NDArray[np.int64]) -> None:
         candidates = np.flatnonzero(failed < 0)
-        keys = [columns[name] for name in self._key]
+        keys = [rules.plain(columns[name]) for name in self._key]
         if len(candidates) < len(failed):
             keys = [key.take(pa.array(candidates)) for key in keys]
         failed[candidates[self._seen.repeated(keys)]] = len(self._checks)
@@ -238,13 +251,13 @@ class RowChecker:
         for position in np.unique(kinds):
             mine = bad[kinds == position]
             names = self._key if position == len(self._checks) else (self._checks[position].column,)
-            texts = [rules.as_text(columns[name].take(pa.array(mine))) for name in names]
+            texts = [rules.as_text(rules.plain(columns[name].take(pa.array(mine)))) for name in names]
             values.append(pc.utf8_slice_codeunits(pc.binary_join_element_wise(*texts, "|"), 0, rules.VALUE_LENGTH))
             rows.append(mine)
         labels = [*((check.rule_id, check.code) for check in self._checks), ("duplicate_key", "duplicate_key")]
         for position, count in zip(*np.unique(kinds, return_counts=True), strict=True):
             self._reasons[labels[position][1]] += int(count)
-        raw = _keep(batch, failed >= 0)
+        raw = casts.cast(_keep(batch, failed >= 0), self._raw)
         order = pa.array(np.argsort(np.concatenate(rows)))
         added = [pa.array([label[part] for label in labels]).take(pa.array(kinds)) for part in (0, 1)]
         return pa.RecordBatch.from_arrays(

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 # Fields whose variable is PIPELINE_ and their name.
-_NAMED_ALIKE = ("read_memory_mb", "read_stall_seconds", "notify_page", "notify_ticket")
+_NAMED_ALIKE = ("workers", "read_memory_mb", "read_stall_seconds", "notify_page", "notify_ticket")
 
 
 class Settings(BaseModel):
@@ -24,6 +24,9 @@ class Settings(BaseModel):
     jobs: Path = Field(description="Directory of job files.")
     tracking_uri: str = Field(description="MLflow tracking and registry URI.")
     ledger_url: str = Field(description="SQLAlchemy URL of the ledger.")
+    workers: int | None = Field(
+        default=None, gt=0, description="Batches that one run may score at once; default: the processors it may use."
+    )
     read_memory_mb: int = Field(default=1280, gt=0, description="Memory that reading one input file may take, in MiB.")
     read_stall_seconds: float = Field(
         default=20.0, gt=0, description="Reading one input file ends after so long without any rows."
@@ -36,7 +39,7 @@ class Settings(BaseModel):
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
         """Settings from ``PIPELINE_HOME``, ``PIPELINE_JOBS``, ``MLFLOW_TRACKING_URI`` and ``PIPELINE_LEDGER_URL``.
 
-        And from ``PIPELINE_READ_MEMORY_MB``, ``PIPELINE_READ_STALL_SECONDS``, ``PIPELINE_NOTIFY_PAGE`` and
+        And from ``PIPELINE_WORKERS``, ``PIPELINE_READ_MEMORY_MB``, ``PIPELINE_READ_STALL_SECONDS``, ``PIPELINE_NOTIFY_PAGE`` and
         ``PIPELINE_NOTIFY_TICKET``. Unset ones default to ``.pipeline`` and ``dags/jobs`` under the working directory, to
         SQLite files inside the home, to the limits of the fields, and to nobody.
         """

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 
+from pipeline import acceleration, engine
 from pipeline.errors import ContractViolation, InvalidRequest
 from pipeline.intervals import format_instant
 from pipeline.storage import Inputs, Storage, Target
@@ -28,7 +29,7 @@ _ADDED = {LABEL, INTERVAL, PREDICTION}
 
 @dataclass(frozen=True, slots=True)
 class JobContext:
-    """One job, the root of its data sets, and the adapters that steps may use."""
+    """One job, the root of its data sets, the adapters that steps may use, and how many batches may be scored at once."""
 
     job: JobSpec
     output: str
@@ -36,6 +37,12 @@ class JobContext:
     storage: Storage
     ledger: Ledger
     registry: Registry
+    most_workers: int = 1
+
+    @property
+    def workers(self) -> int:
+        """How many batches are scored at once: what the job asks for, and no more than this machine allows."""
+        return min(self.job.engine.workers or self.most_workers, self.most_workers)
 
     def target(self, dataset: DataSet, interval: Interval) -> Target:
         """Where one interval of one of the job's data sets is published."""
@@ -92,6 +99,15 @@ class JobContext:
             next_step=f"undo the change of the job file, or pipeline retrain {name} --as-of T --reason TEXT and then "
             f"pipeline promote {name} --version N --reason TEXT",
         )
+
+    def scorer(self, model: LoadedModel) -> engine.Scorer:
+        """What scores partitions with the model: its accelerated form, if it has one that still answers as it did.
+
+        Raises what `model_columns` raises.
+        """
+        plain = engine.FrameScorer(model.estimator, self.model_columns(model), self.job.task)
+        wanted, key = self.job.model.acceleration, model.ref.digest
+        return acceleration.scorer(plain, model.accelerated, key=key, remembered=model.reference, wanted=wanted)
 
     @property
     def kinds(self) -> Mapping[str, Literal["number", "category"]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from pipeline import engine, trainers, windows
+from pipeline import acceleration, engine, trainers, windows
 from pipeline.errors import ContractViolation, InvalidRequest, NotEnoughLabels
 from pipeline.intervals import Interval, format_instant
 from pipeline.steps import champion, contest, disjoint, labels, plan, profile, validate
@@ -49,6 +49,14 @@ def train(ctx: JobContext, as_of: datetime, since: datetime | None = None) -> Re
     outcomes = contest.outcomes(estimator, predictions, target[held])
     seen = {start: rows for start, rows in volumes.items() if start >= format_instant(window.train.start)}
     made, reference = profile.build(ctx, window, rows, held, estimator, predictions, outcomes, seen)
+    accelerated, found = acceleration.optimise(
+        engine.FrameScorer(estimator, ctx.job.features.columns, ctx.job.task),
+        rows.filter(pa.array(held)),
+        remembered=reference,
+        wanted=ctx.job.model.acceleration,
+        budget=ctx.job.model.acceleration_budget,
+        slices=ctx.job.performance.slices,
+    )
     registered = ctx.registry.register(
         ctx.job.model_name,
         estimator,
@@ -60,13 +68,15 @@ def train(ctx: JobContext, as_of: datetime, since: datetime | None = None) -> Re
         as_of=as_of,
         parameters=_parameters(choice),
         metrics={f"holdout_{made.baseline.metric}": made.baseline.value, "train_rows": float(made.rows)},
-        tags={"job": ctx.job.name, "as_of": format_instant(as_of)},
+        tags={"job": ctx.job.name, "as_of": format_instant(as_of), "acceleration": found.kind or found.reason},
+        accelerated=accelerated,
     )
     facts = {
         "left_out": unreadable,
         "window": choice.window,
         "settings": choice.settings,
         "contest": dict(choice.values),
+        "acceleration": found,
     }
     registered = registered.model_copy(update=facts)
     ctx.ledger.record_model(ctx.job.name, registered)

@@ -79,19 +79,26 @@ class KeySample:
         self._batches: list[pa.Table] = []
         self._hashes: list[NDArray[np.uint64]] = []
         self._held = 0
+        # The highest hash of a full sample: with as many rows below or at it, no row above it can be one of the lowest.
+        self._limit: np.uint64 | None = None
         self.seen = 0
 
     def add(self, rows: pa.Table | pa.RecordBatch) -> None:
-        """Offer rows; raises `ContractViolation` when their schema is not that of the rows before."""
-        table = rows if isinstance(rows, pa.Table) else pa.Table.from_batches([rows])
+        """Offer rows; raises `ContractViolation` when their schema, dictionaries aside, is not that of the rows before."""
+        hashes = engine.row_hashes(rows, self._key, self._seed)
+        self.seen += len(hashes)
+        if self._limit is not None and self._batches:
+            # What hashes higher than enough rows do is never kept; most rows of a large partition end here.
+            below = np.flatnonzero(hashes < self._limit)
+            rows, hashes = rows.take(pa.array(below)), hashes[below]
+        table = _plain(rows if isinstance(rows, pa.Table) else pa.Table.from_batches([rows]))
         if self._batches and not table.schema.equals(self._batches[0].schema):
             raise _mixed(self._batches[0].schema, table.schema)
         if table.num_rows == 0 and self._batches:
             return
         self._batches.append(table)
-        self._hashes.append(engine.row_hashes(table, self._key, self._seed))
+        self._hashes.append(hashes)
         self._held += table.num_rows
-        self.seen += table.num_rows
         if self._held > 2 * self._size:
             self._prune()
 
@@ -110,6 +117,16 @@ class KeySample:
         self._batches = [pa.concat_tables(self._batches).take(pa.array(kept)).combine_chunks()]
         self._hashes = [hashes[kept]]
         self._held = len(kept)
+        self._limit = limit
+
+
+def _plain(rows: pa.Table) -> pa.Table:
+    """The same rows without dictionaries, which are another one in every batch."""
+    if not any(pa.types.is_dictionary(kind) for kind in rows.schema.types):
+        return rows
+    return rows.cast(
+        pa.schema([field.with_type(plain_type(field.type)) for field in rows.schema], rows.schema.metadata)
+    )
 
 
 def _mixed(first: pa.Schema, other: pa.Schema) -> ContractViolation:

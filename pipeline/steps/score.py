@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline import __version__
 from pipeline.errors import FileRejected, RowsUnaccounted
 from pipeline.failpoints import reach
 from pipeline.intervals import format_instant
+from pipeline.progress import Progress
 from pipeline.reports import Manifest, RejectedFile
 from pipeline.steps import validate
 from pipeline.steps.plan import shadow_fingerprint
 from pipeline.steps.sampling import KeySample
 from pipeline.steps.variants import ChallengerFailed, Models
-from pipeline.storage import Current
+from pipeline.storage import ROW_GROUP, Current
+from pipeline.workers import in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Generator, Iterable, Mapping, Sequence
 
     from pipeline.reports import ScoringPlan, ValidationReport
     from pipeline.schema import RowChecker
     from pipeline.steps.context import JobContext
     from pipeline.steps.validate import OpenedInput
+    from pipeline.steps.variants import Answers
     from pipeline.storage import Published, Staged, Target
 
 # Rows that Great Expectations sees at most; more would only make it slower, not surer.
@@ -123,18 +127,16 @@ def _publish_usable(
         shadow: Staged | None = None
         if _shadows(plan):
             shadow = stack.enter_context(ctx.storage.stage(seen.beside, schema, seen=seen.shadow))
-        for batch in validate.checked(ctx, source):
-            if batch.bad is not None:
-                quarantine.write(batch.bad)
-            if batch.good.num_rows:
-                sample.add(batch.good)
-                made, beside, count = models.score(batch.good, schema)
-                predictions.write(made)
-                by_challenger += count
-                if shadow is not None and beside is not None:
-                    shadow.write(beside)
-        accepted = sample.table()
-        report = validate.conclude(ctx, plan.interval, source, accepted if accepted is not None else pa.table({}))
+        progress = stack.enter_context(Progress(f"{plan.job} {format_instant(plan.start)}", source.rows))
+        accepted = _accepted(ctx, source, quarantine, sample, progress)
+        for batch, said in stack.enter_context(closing(_answered(ctx, models, source, accepted))):
+            predictions.write(models.published(batch, said, schema))
+            if said.is_challengers is not None:
+                by_challenger += int(np.count_nonzero(said.is_challengers))
+            if shadow is not None and (beside := models.shadow(batch, said, schema)) is not None:
+                shadow.write(beside)
+        few = sample.table()
+        report = validate.conclude(ctx, plan.interval, source, few if few is not None else pa.table({}))
         _assert_accounted(plan, checker, predictions.rows, quarantine.rows)
         footer = _footer(plan, report, source.rejected, predictions.rows)
         footer |= _challenger_footer(plan, by_challenger, models.fault)
@@ -147,6 +149,36 @@ def _publish_usable(
         reach("score.quarantined")
         published = predictions.publish(expected_rows=predictions.rows, metadata=footer, unique=tuple(job.features.key))
         return footer | _shadow_fault(plan, models.fault), published
+
+
+def _accepted(
+    ctx: JobContext, source: OpenedInput, quarantine: Staged, sample: KeySample, progress: Progress
+) -> Generator[pa.RecordBatch, None, None]:
+    """The good rows of the input, batch by batch; the bad ones are written, and the sample is taken, on the way."""
+    for batch in validate.checked(ctx, source, coded=True):
+        progress.add(batch.good.num_rows + batch.outside)
+        if batch.bad is not None:
+            quarantine.write(batch.bad)
+            progress.add(batch.bad.num_rows)
+        if batch.good.num_rows:
+            sample.add(batch.good)
+            yield batch.good
+
+
+def _answered(
+    ctx: JobContext, models: Models, source: OpenedInput, batches: Iterable[pa.RecordBatch]
+) -> Generator[tuple[pa.RecordBatch, Answers], None, None]:
+    """Every batch with what the models say about it; batches are the input's own, whatever number of workers there is."""
+    needed = [*ctx.job.features.key, *ctx.job.features.columns]
+    # One batch leaves nothing to be done at once.
+    count = ctx.workers if source.rows > ROW_GROUP else 0
+    yield from in_order(
+        batches,
+        models.panel.answer,
+        lambda batch: batch.select(needed),
+        backend=ctx.job.engine.backend,
+        workers=count,
+    )
 
 
 def _shadows(plan: ScoringPlan) -> bool:

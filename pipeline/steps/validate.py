@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipeline.job import JobSpec
     from pipeline.reports import InputFile
     from pipeline.steps.context import JobContext
+    from pipeline.storage import Footer
 
 _NAMED = 5  # rejected files that a message names
 
@@ -28,7 +29,7 @@ class OpenedInput:
     """The usable files of one interval, found to fit the contract, the checker of their rows, and the other files.
 
     ``schema`` is what `checked` reads: types to which every file's values convert without loss, dictionaries decoded;
-    ``columns`` names, file by file, those of its columns that the file has.
+    ``columns`` names, file by file, those of its columns that the file has; ``rows`` is what the files declare to hold.
     """
 
     files: Sequence[InputFile]
@@ -36,6 +37,7 @@ class OpenedInput:
     schema: pa.Schema
     checker: RowChecker
     rejected: tuple[RejectedFile, ...]
+    rows: int
 
 
 def opened(
@@ -52,11 +54,13 @@ def opened(
     does not name. Raises `FileRejected` or `ContractViolation` when no file is usable, `TooManyQuarantined` when
     too much would be left out, and `ContractViolation` when the usable files do not go together.
     """
-    job, schemas, refusals = ctx.job, dict[str, pa.Schema](), list[FileRejected]()
+    job, schemas, rows, refusals = ctx.job, dict[str, pa.Schema](), 0, list[FileRejected]()
     for file in files:
         if file.path not in {known.path for known in rejected}:
             try:
-                schemas[file.path] = _fitting(ctx, interval, file)
+                footer = _fitting(ctx, interval, file)
+                schemas[file.path] = footer.schema
+                rows += footer.rows
             except FileRejected as refusal:
                 refusals.append(refusal)
     rejected = (*rejected, *(as_rejected(files, refusal) for refusal in refusals))
@@ -69,11 +73,12 @@ def opened(
     schema = pa.schema([field for field in whole if not used_only or field.name in used_columns(job)])
     usable = [file for file in files if file.path in schemas]
     columns = [[name for name in schema.names if name in schemas[file.path].names] for file in usable]
-    return OpenedInput(usable, columns, schema, RowChecker(job, interval, schema), rejected)
+    checker = RowChecker(job, interval, schema, ctx.inputs.shelf())
+    return OpenedInput(usable, columns, schema, checker, rejected, rows)
 
 
-def _fitting(ctx: JobContext, interval: Interval, file: InputFile) -> pa.Schema:
-    """The schema of a file that fits the contract; raises `FileRejected`."""
+def _fitting(ctx: JobContext, interval: Interval, file: InputFile) -> Footer:
+    """The footer of a file that fits the contract; raises `FileRejected`."""
     footer = ctx.inputs.footer(file)
     if problems := contract_problems(footer.schema, ctx.job):
         refusal = _breach(ctx, interval, problems, f"{len(problems)} problem(s) in {file.path}")
@@ -87,7 +92,7 @@ def _fitting(ctx: JobContext, interval: Interval, file: InputFile) -> pa.Schema:
             left_behind=refusal.left_behind,
             next_step=refusal.next_step,
         )
-    return footer.schema
+    return footer
 
 
 def as_rejected(files: Sequence[InputFile], refusal: FileRejected) -> RejectedFile:
@@ -124,15 +129,19 @@ def _breach(ctx: JobContext, interval: Interval, problems: Sequence[str], got: s
     )
 
 
-def checked(ctx: JobContext, source: OpenedInput) -> Iterator[CheckedBatch]:
+def checked(ctx: JobContext, source: OpenedInput, *, coded: bool = False) -> Iterator[CheckedBatch]:
     """The rows of the files, batch by batch, split into good and bad ones; the checker keeps the counts.
 
+    With ``coded``, a category of text may be a dictionary among the good rows, another one in every batch.
     Raises `InputChanged` when a file is not, or does not stay, the one that was listed, and `FileRejected` for one whose
     pages turn out to be unusable.
     """
+    codes = {name for name, column in ctx.job.features.columns.items() if column.type == "category"} if coded else set()
+    texts = {field.name for field in source.schema if field.name in codes and pa.types.is_string(field.type)}
     for file, columns in zip(source.files, source.columns, strict=True):
-        for batch in ctx.inputs.batches([file], columns):
-            yield source.checker.check(casts.cast(batch, source.schema))
+        wanted = [name for name in columns if name in texts]
+        for batch in ctx.inputs.batches([file], columns, codes=wanted):
+            yield source.checker.check(casts.cast(batch, source.schema, texts))
 
 
 def accepted(ctx: JobContext, interval: Interval, files: Sequence[InputFile]) -> Iterator[pa.RecordBatch]:

@@ -20,6 +20,7 @@ from pipeline.storage.isolation import ColumnsAbsent, Readers, ReadLimits, Refus
 from pipeline.storage.parquet import ROW_GROUP
 from pipeline.storage.places import Place, State, answering
 from pipeline.storage.refusals import rejected
+from pipeline.storage.spill import Spill
 from pipeline.storage.targets import join, refuse_escape
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Inputs:
     """
 
     def __init__(self, scratch: Path, limits: ReadLimits | None = None) -> None:
+        self._scratch = scratch
         self._copies = Copies(scratch, _KEPT_BYTES)
         self._readers = Readers(limits or ReadLimits())
         weakref.finalize(self, _end, os.getpid(), self._readers, self._copies)
@@ -85,18 +87,27 @@ class Inputs:
         return self.footer(file).schema
 
     def batches(
-        self, files: Sequence[InputFile], columns: Sequence[str] | None = None, batch_rows: int = ROW_GROUP
+        self,
+        files: Sequence[InputFile],
+        columns: Sequence[str] | None = None,
+        batch_rows: int = ROW_GROUP,
+        codes: Sequence[str] = (),
     ) -> Iterator[pa.RecordBatch]:
         """The rows of ``files`` in order, at most ``batch_rows`` at a time; ``columns`` projects, in the given order.
 
         The next rows are decoded while the caller works on the last ones. Page checksums are verified and folders never
-        become columns. Texts may hold bytes that are not UTF-8. Raises `FileRejected` for a file that cannot be used,
+        become columns. Texts may hold bytes that are not UTF-8; the text columns ``codes`` come as dictionaries where that
+        is cheaper. Raises `FileRejected` for a file that cannot be used,
         with a code of `pipeline.storage.refusals`, `ContractViolation` for an absent column, and `InputChanged` when a
         file is not, or does not stay, the one that was planned.
         """
         for file in files:
             with self._undisturbed(file, last=True) as (reader, path):
-                yield from reader.batches(path, columns, batch_rows)
+                yield from reader.batches(path, columns, batch_rows, codes)
+
+    def shelf(self) -> Spill:
+        """Room on this machine's disk for what would grow with a partition; it is gone with the last use."""
+        return Spill(self._scratch)
 
     def _as_found(self, uri: str, path: str, known: InputFile | None) -> InputFile:
         with answering(f"reading {uri}", absent=_changed(uri, "the file that was listed", "no file")):

@@ -125,10 +125,12 @@ class Reader:
             raise Refused("crashed", "an answer without a schema")
         return Footer(schema, self._rows)
 
-    def batches(self, path: str, columns: Sequence[str] | None, batch_rows: int) -> Iterator[pa.RecordBatch]:
+    def batches(
+        self, path: str, columns: Sequence[str] | None, batch_rows: int, codes: Sequence[str] = ()
+    ) -> Iterator[pa.RecordBatch]:
         """The rows of a local file; raises `Refused`, `ColumnsAbsent`, and ``OSError`` for what the disk refuses."""
         names, read = None if columns is None else list(columns), 0
-        for content in self._answer(path=path, columns=names, batch_rows=batch_rows):
+        for content in self._answer(path=path, columns=names, batch_rows=batch_rows, codes=list(codes)):
             try:
                 batch = _stream(content).read_next_batch()
                 _require_sound(batch)

@@ -46,6 +46,8 @@ _MOST_FOOTER_BYTES = 64 << 20
 _MOST_COLUMNS, _MOST_GROUPS, _MOST_CHUNKS = 20_000, 50_000, 500_000
 _MOST_STRING_BYTES = 16 << 20
 _DEEPEST = 48
+_LEAST_CODED_ROWS = 1 << 16
+_MOST_CODED_BYTES, _LEAST_USES = 16 << 20, 4
 _MOST_ROWS = 1 << 40
 # A small file that inflates hugely is a bomb: 1,000-fold is suspicious, and 2 GiB are read within seconds.
 _INFLATION, _HARMLESS_BYTES, _VALUE_BYTES = 1000, 2 << 30, 8
@@ -256,15 +258,17 @@ class Reading:
         self._out, self._memory = out, memory_bytes
         self._last: tuple[tuple[str, int, int, int], Footer] | None = None
 
-    def answer(self, path: str, columns: list[str] | None = None, batch_rows: int = 0) -> None:
-        """Send the schema of the file, or with ``batch_rows`` its rows, or why that is impossible."""
+    def answer(
+        self, path: str, columns: list[str] | None = None, batch_rows: int = 0, codes: list[str] | None = None
+    ) -> None:
+        """Send the file's schema, or its rows with texts of ``codes`` as dictionaries if that pays, or why that cannot be."""
         rows: int | None = None
         try:
-            with self._opened(path) as (parquet, footer):
+            with self._opened(path, codes or []) as (parquet, footer):
                 rows = footer.rows
                 send(self._out, rows=rows)
                 if batch_rows:
-                    self._send_rows(parquet, footer, columns, batch_rows)
+                    self._send_rows(parquet, footer, columns, batch_rows, codes or [])
                 else:
                     self._send_schema(parquet)
         except Refusal as err:
@@ -281,36 +285,26 @@ class Reading:
             send(self._out, code=_code(err), got=str(err), rows=rows)
 
     @contextmanager
-    def _opened(self, path: str) -> Iterator[tuple[pq.ParquetFile, Footer]]:
+    def _opened(self, path: str, codes: list[str]) -> Iterator[tuple[pq.ParquetFile, Footer]]:
         found = os.stat(path)  # noqa: PTH116
         key = (path, found.st_size, found.st_mtime_ns, found.st_ino)
-        known = self._last[1] if self._last and self._last[0] == key else None
-        if known is None:
+        if self._last is None or self._last[0] != key:
             self._last = None
             preflight(path)
-        with (
-            pa.OSFile(path) as source,
-            pq.ParquetFile(
-                source,
-                metadata=known.metadata if known else None,
-                # Buffered reads without prefetching keep memory flat whatever the size of a row group.
-                pre_buffer=False,
-                buffer_size=_BLOCK,
-                page_checksum_verification=True,
-                thrift_string_size_limit=_MOST_STRING_BYTES,
-                thrift_container_size_limit=_MOST_CHUNKS,
-            ) as parquet,
-        ):
-            if known is None:
-                known = Footer(parquet, found.st_size, self._memory)
-                self._last = (key, known)
-            yield parquet, known
+            with _parquet(path) as parquet:
+                self._last = (key, Footer(parquet, found.st_size, self._memory))
+        footer = self._last[1]
+        pays = footer.rows >= _LEAST_CODED_ROWS * footer.metadata.num_row_groups  # codes end with their row group
+        with _parquet(path, footer.metadata, codes if pays else []) as parquet:
+            yield parquet, footer
 
     def _send_schema(self, parquet: pq.ParquetFile) -> None:
         send_batch(self._out, parquet.schema_arrow, None)
         send(self._out, done=True)
 
-    def _send_rows(self, parquet: pq.ParquetFile, footer: Footer, columns: list[str] | None, batch_rows: int) -> None:
+    def _send_rows(
+        self, parquet: pq.ParquetFile, footer: Footer, columns: list[str] | None, batch_rows: int, codes: list[str]
+    ) -> None:
         whole = parquet.schema_arrow
         names = _distinct(whole.names, footer.rows)
         if absent := [name for name in columns or () if name not in names]:
@@ -323,9 +317,44 @@ class Reading:
         groups = list(range(parquet.metadata.num_row_groups))
         fitting = max(1, self._memory // _SHARES_OF_MEMORY // max(footer.row_bytes, 1))
         for batch in parquet.reader.iter_batches(min(batch_rows, fitting), groups, leaves):
-            send_batch(self._out, schema, pa.RecordBatch.from_arrays(batch.select(wanted).columns, schema=schema))
+            arrays = [self._sendable(batch.column(name), coded=name in codes) for name in wanted]
+            kinds = pa.schema([f.with_type(a.type) for f, a in zip(schema, arrays, strict=True)], schema.metadata)
+            send_batch(self._out, kinds, pa.RecordBatch.from_arrays(arrays, schema=kinds))
         pa.default_memory_pool().release_unused()
         send(self._out, done=True)
+
+    def _sendable(self, column: pa.Array, *, coded: bool) -> pa.Array:
+        """The column; as codes only where decoding them, outside of this process's limit, would take little memory."""
+        if not coded or not pa.types.is_dictionary(column.type):
+            return column
+        import pyarrow.compute as pc  # which takes long, and only large files come here
+
+        lengths = pc.binary_length(column.dictionary)
+        longest = pc.max(lengths).as_py() or 0
+        if longest * len(column) <= _MOST_CODED_BYTES and len(lengths) * _LEAST_USES <= len(column):
+            return column
+        if int(pc.sum(lengths.take(column.indices)).as_py() or 0) > self._memory:
+            raise MemoryError(f"texts of up to {longest} bytes in {len(column)} rows")
+        return column.dictionary_decode()
+
+
+@contextmanager
+def _parquet(path: str, metadata: pq.FileMetaData = None, codes: list[str] | None = None) -> Iterator[pq.ParquetFile]:
+    with (
+        pa.OSFile(path) as source,
+        pq.ParquetFile(
+            source,
+            metadata=metadata,
+            read_dictionary=codes or [],
+            # Buffered reads without prefetching keep memory flat whatever the size of a row group.
+            pre_buffer=False,
+            buffer_size=_BLOCK,
+            page_checksum_verification=True,
+            thrift_string_size_limit=_MOST_STRING_BYTES,
+            thrift_container_size_limit=_MOST_CHUNKS,
+        ) as parquet,
+    ):
+        yield parquet
 
 
 def _distinct(names: list[str], rows: int) -> list[str]:

@@ -16,11 +16,12 @@ from pipeline.errors import ContractViolation, RowsUnaccounted
 from pipeline.failpoints import reach
 from pipeline.storage.parquet import ROW_GROUP, opened
 from pipeline.storage.places import Place, answering, sync
+from pipeline.storage.spill import Spill
 from pipeline.storage.targets import Published
 from pipeline.storage.unique import faults
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 UNCHANGED = "the published file is unchanged and the staged one is removed"
@@ -149,8 +150,11 @@ class Staged:
     def _verify(self, expected_rows: int, unique: Sequence[str]) -> None:
         with opened(self._path, str(self._path)) as parquet:
             rows, schema = parquet.metadata.num_rows, parquet.schema_arrow
-            keys = parquet.iter_batches(ROW_GROUP, columns=list(unique), use_threads=False)
-            found = faults(keys, unique) if unique else ""
+
+            def keys() -> Iterator[pa.RecordBatch]:
+                yield from parquet.iter_batches(ROW_GROUP, columns=list(unique), use_threads=False)
+
+            found = faults(keys, unique, Spill(self._path.parent)) if unique else ""
         if not rows == self.rows == expected_rows:
             raise RowsUnaccounted(
                 f"not publishing {self._uri}",

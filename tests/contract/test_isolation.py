@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -336,3 +337,46 @@ def test_a_reading_process_that_tells_the_truth_is_believed_whoever_it_is(
     monkeypatch.setattr(reader, "__file__", str(path.with_name("liar.py")))
     (batch,) = inputs.batches(inputs.files(f"{tmp_path}/in", [""]))
     assert batch.to_pylist() == [{"x": "de"}]
+
+
+def coded(inputs: Inputs, path: Path) -> list[pa.RecordBatch]:
+    """The batches of a file whose column ``text`` may come as codes."""
+    (file,) = inputs.files(str(path.parent), [""])
+    return list(inputs.batches([file], ["text"], codes=["text"]))
+
+
+def few_texts(values: list[str], count: int) -> pa.Table:
+    """The values in turn, held and written as codes."""
+    return pa.table({"text": pa.DictionaryArray.from_arrays(np.arange(count, dtype=np.int32) % len(values), values)})
+
+
+def test_few_short_texts_come_as_codes(inputs: Inputs, tmp_path: Path) -> None:
+    table = few_texts(["a", "b", "c"], 200_000)
+    found = coded(inputs, put_file(tmp_path, table, store_schema=False))
+    assert {batch.schema.field("text").type for batch in found} == {pa.dictionary(pa.int32(), pa.string())}
+    assert pa.Table.from_batches(found)["text"].cast(pa.string()).equals(table["text"].cast(pa.string()))
+
+
+@pytest.mark.parametrize(
+    ("values", "options"),
+    [
+        ([f"{number:07d}" for number in range(60_000)], {}),
+        (["x" * 1000, "y"], {}),
+        (["a", "b"], {"row_group_size": 10_000}),
+    ],
+    ids=["many", "long", "small row groups"],
+)
+def test_texts_come_plain_where_codes_would_not_pay(
+    inputs: Inputs, tmp_path: Path, values: list[str], options: dict[str, Any]
+) -> None:
+    table = few_texts(values, 200_000)
+    found = coded(inputs, put_file(tmp_path, table, store_schema=False, **options))
+    assert {batch.schema.field("text").type for batch in found} == {pa.string()}
+    assert pa.Table.from_batches(found)["text"].equals(table["text"].cast(pa.string()))
+
+
+def test_codes_that_no_memory_could_decode_are_refused_by_the_reading_process(tmp_path: Path, scratch: Path) -> None:
+    path = put_file(tmp_path, few_texts(["x" * 100_000, "y"], 200_000), store_schema=False)
+    limited = Inputs(scratch, ReadLimits(memory_bytes=600 << 20))
+    with closing(limited), pytest.raises(FileRejected, match=r"memory"):
+        coded(limited, path)

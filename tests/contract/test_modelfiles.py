@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 AS_OF = datetime(2026, 3, 1, tzinfo=UTC)
 
 
-def files_of(job: JobSpec, estimator: Any = None, **attributes: Any) -> dict[str, bytes]:
+def files_of(
+    job: JobSpec, estimator: Any = None, accelerated: bytes | None = None, **attributes: Any
+) -> dict[str, bytes]:
     """The files of a fresh training of ``job`` on always the same rows."""
     rng = np.random.default_rng(7)
     table = pa.table({"amount": rng.normal(size=300), "country": rng.choice(["de", "fr", "it"], 300)})
@@ -55,6 +57,7 @@ def files_of(job: JobSpec, estimator: Any = None, **attributes: Any) -> dict[str
         reference=pa.concat_tables([table.slice(0, 20), table.slice(20, 5)]),
         learnt=np.array([3, 2**64 - 1], dtype=np.uint64),
         as_of=AS_OF,
+        accelerated=accelerated,
     )
 
 
@@ -126,13 +129,22 @@ def test_mlmodel_describes_columns_and_time_of_the_training(files: dict[str, byt
 def test_verified_files_are_read_back_as_they_were_written(files: dict[str, bytes]) -> None:
     registered = record(files)
     modelfiles.verify({**files, "registered_model_meta": b"written by MLflow"}, registered)
-    estimator, profile, reference, learnt = modelfiles.read(files, registered.model, ())
+    estimator, profile, reference, learnt, _ = modelfiles.read(files, registered.model, ())
     assert list(estimator.classes_) == [0, 1]
     assert profile.effects == {"country": 0.1, "amount": 0.2}
     assert reference.num_rows == 25
     assert learnt.tolist() == [3, 2**64 - 1]
     older = {name: content for name, content in files.items() if name != "learnt.parquet"}
     assert modelfiles.read(older, registered.model, ())[3].tolist() == []
+
+
+def test_an_accelerated_form_is_one_of_the_digested_files_and_comes_back_as_it_was(job: JobSpec) -> None:
+    plain, files = files_of(job), files_of(job, accelerated=b"arrays")
+    assert sorted({*files} - {*plain}) == ["accelerated.zip"]
+    assert modelfiles.read(files, record(files).model, ())[4] == b"arrays"
+    assert modelfiles.read(plain, record(plain).model, ())[4] is None
+    with pytest.raises(ModelTampered, match=r"file 'accelerated\.zip' differs"):
+        modelfiles.verify({**files, "accelerated.zip": b"others"}, record(files))
 
 
 @pytest.mark.parametrize("name", ["extra.py", "code/evil.py", "nested/registered_model_meta"])

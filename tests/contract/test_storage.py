@@ -410,18 +410,16 @@ _KEYS: dict[str, pa.Array] = {
 }
 
 
-@pytest.mark.parametrize("grouped_bytes", [1 << 30, 0])
+@pytest.mark.parametrize("held_bytes", [1 << 30, 0])
 @pytest.mark.parametrize("kind", _KEYS)
-def test_repeated_keys_of_every_kind_are_counted(
-    monkeypatch: pytest.MonkeyPatch, kind: str, grouped_bytes: int
-) -> None:
-    monkeypatch.setattr(unique, "_GROUPED_BYTES", grouped_bytes)
+def test_repeated_keys_of_every_kind_are_counted(monkeypatch: pytest.MonkeyPatch, kind: str, held_bytes: int) -> None:
+    monkeypatch.setattr(unique, "_HELD_BYTES", held_bytes)
     keys = _KEYS[kind]
     batch = pa.record_batch([keys, pa.array([1] * len(keys))], ["key", "one"])
     halves = [batch.slice(0, len(keys) // 2), batch.slice(len(keys) // 2)]
-    assert unique.faults(halves, ["key"]) == unique.faults(halves, ["one", "key"]) == ""
+    assert unique.faults(lambda: halves, ["key"]) == unique.faults(lambda: halves, ["one", "key"]) == ""
     for columns in (["key"], ["key", "one"]):
-        found = unique.faults([*halves, *halves], columns)
+        found = unique.faults(lambda: [*halves, *halves], columns)
         assert found == (f"{len(keys)} rows repeat the {', '.join(columns)} of another row" if len(keys) else "")
 
 

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import registry
+from pipeline import engine, progress, registry
 from pipeline.errors import (
     AliasConflict,
     ContractViolation,
@@ -25,9 +25,11 @@ from pipeline.errors import (
     TooManyQuarantined,
 )
 from pipeline.ledger import Ledger
+from pipeline.policies import Engine
 from pipeline.runtime import Runtime
 from pipeline.steps import plan
 from pipeline.steps import score as scoring
+from pipeline.storage import ROW_GROUP
 
 
 @pytest.fixture
@@ -263,3 +265,72 @@ def test_a_scheduled_run_makes_a_backfilled_interval_count(ready, orders, day):
     assert [m.quiet for m in ready.ledger.manifests("orders")] == [False]
     score(ready, orders, day(10), quiet=True)
     assert [m.quiet for m in ready.ledger.manifests("orders")] == [False]
+
+
+def spread(table: pa.Table, rows: int) -> pa.Table:
+    """Many rows out of a day's few, some of them bad in every batch, with texts that no dictionary of texts may hold."""
+    index = np.arange(rows)
+    ids = pa.array(np.where(index % 50_000 == 7, 5, index * 3), pa.int64())
+    amount = np.where(index % 40_000 == 9, np.inf, table["amount"].to_numpy()[index % table.num_rows] + index % 97)
+    country = table["country"].take(pa.array(index % table.num_rows)).combine_chunks()
+    stained = pa.array([b"\xff\xfe"] * 3).cast(pa.binary()).view(pa.string())
+    return pa.table(
+        {
+            "row_id": ids,
+            "event_ts": table["event_ts"].take(pa.array(index % table.num_rows)),
+            "amount": amount,
+            "country": pa.chunked_array([country.slice(0, rows - 3), stained]),
+        }
+    )
+
+
+ROWS = 2 * ROW_GROUP + 1000
+
+
+@pytest.mark.parametrize("group_rows", [ROWS, 90_000, 20_000])
+def test_score_publishes_the_same_bytes_with_any_number_of_workers(ready, orders, day, world, group_rows):
+    pq.write_table(
+        spread(pq.read_table(world.features(10), partitioning=None), ROWS),
+        world.features(10),
+        row_group_size=group_rows,
+    )
+    found = set()
+    for workers, backend in ((1, "threads"), (2, "threads"), (4, "threads"), (2, "processes")):
+        job = orders.model_copy(update={"engine": Engine(backend=backend)})
+        with Runtime(ready.settings.model_copy(update={"workers": workers}), ready.clock) as runtime:
+            context = runtime.context(job)
+            made = scoring.score(context, plan.plan(context, job.interval(day(10))), again=True)
+        found.add((made.sha256, Path(made.quarantine_path).read_bytes(), str(made.reasons)))
+    assert made.reasons == {"duplicate_key": 5, "not_finite:amount": 7, "not_text:country": 3}
+    assert made.rows_in == ROWS == made.rows_scored + made.rows_quarantined
+    assert len(found) == 1
+
+
+def test_categories_that_come_as_codes_are_scored_as_their_texts(ready, orders, day, world):
+    pq.write_table(
+        spread(pq.read_table(world.features(10), partitioning=None), ROWS).slice(0, ROWS - 3), world.features(10)
+    )
+    manifest = score(ready, orders, day(10))
+    context = ready.context(orders)
+    model = context.load(1)
+    rows = pq.read_table(world.features(10), partitioning=None)
+    rows = rows.filter(pc.is_in(rows["row_id"], pq.read_table(manifest.path, partitioning=None)["row_id"]))
+    rows = rows.take(pa.array(np.unique(rows["row_id"].to_numpy(), return_index=True)[1])).sort_by("row_id")
+    expected = engine.predict(model.estimator, engine.to_frame(rows, context.model_columns(model)), "binary")
+    published = pq.read_table(manifest.path, partitioning=None).sort_by("row_id")
+    np.testing.assert_array_equal(published["score"].to_numpy(), expected.scores[:, 1])
+
+
+def test_a_job_asks_for_no_more_workers_than_the_machine_allows(ready, orders):
+    ready.settings = ready.settings.model_copy(update={"workers": 3})
+    assert ready.context(orders).workers == 3
+    assert ready.context(orders.model_copy(update={"engine": Engine(workers=2)})).workers == 2
+    assert ready.context(orders.model_copy(update={"engine": Engine(workers=9)})).workers == 3
+
+
+def test_a_long_pass_says_how_far_it_has_come(ready, orders, day, monkeypatch, caplog):
+    monkeypatch.setattr(progress, "_LOG_SECONDS", 0.0)
+    with caplog.at_level("INFO", logger="pipeline.progress"):
+        score(ready, orders, day(10))
+    assert "orders 2026-01-10T00:00:00Z: 300 of 300 rows" in caplog.text
+    assert "rows/s" in caplog.text

@@ -60,14 +60,24 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     (
         *("storage", "ledger", "registry", "modelfiles", "expectations", "channels"),
-        *("detectors", "estimation", "trainers", "engine", "scaffold"),
+        *(
+            "detectors",
+            "estimation",
+            "trainers",
+            "engine",
+            "acceleration",
+            "kernels",
+            "workers",
+            "progress",
+            "scaffold",
+        ),
     ),
     ("steps",),
     ("cli", "commands", "arguments", "runtime", "replay", "tasks", "__main__"),
 )
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 # Files of one adapter that are not a folder.
-ADAPTER_OF = {"modelfiles": "registry"}
+ADAPTER_OF = {"modelfiles": "registry", "acceleration": "engine", "kernels": "engine"}
 # A step may use those named before it.
 STEPS = (
     *("context", "sampling", "labels", "champion", "rollout", "plan", "validate", "variants", "score", "changes"),
@@ -89,6 +99,7 @@ OWNER = {
     "sklearn": "trainers",
     "skops": "registry",
     "fsspec": "storage",
+    "numba": "engine",
 }
 # Reading a bounded sample of files that no job declares yet is the scaffold's own task. Detectors and estimates fit models
 # of their own, which are never registered.

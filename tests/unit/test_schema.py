@@ -482,6 +482,20 @@ def keys_of(kind: str, numbers: np.ndarray[Any, Any]) -> list[pa.Array]:
     }[kind]
 
 
+class Drawer:
+    """A shelf that counts what it is given."""
+
+    def __init__(self) -> None:
+        self.kept = 0
+
+    def keep(self, values: np.ndarray) -> np.ndarray:
+        self.kept += 1
+        return np.frombuffer(values.tobytes(), values.dtype)
+
+    def rest(self) -> None:
+        pass
+
+
 class TestRepeatedKeys:
     @pytest.mark.parametrize("kind", ["integer", "unsigned", "text", "text and integer", "integer, text and time"])
     @pytest.mark.parametrize("batch_rows", [1, 37, 400, 5000])
@@ -494,6 +508,35 @@ class TestRepeatedKeys:
             found += seen.repeated([column[start : start + batch_rows] for column in columns]).tolist()
         known: set[int] = set()
         assert found == [number in known or bool(known.add(number)) for number in numbers.tolist()]
+
+    @pytest.mark.parametrize("kind", ["integer", "unsigned", "text", "text and integer"])
+    def test_keys_on_a_shelf_are_found_as_in_memory(
+        self, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, kind: str
+    ) -> None:
+        monkeypatch.setattr(keys, "_SHELVED_BYTES", 1000)
+        numbers, shelf = rng.integers(0, 1500, 4000), Drawer()
+        columns, seen, found = keys_of(kind, numbers), SeenKeys(shelf), []
+        for start in range(0, len(numbers), 100):
+            found += seen.repeated([column[start : start + 100] for column in columns]).tolist()
+        known: set[int] = set()
+        assert found == [number in known or bool(known.add(number)) for number in numbers.tolist()]
+        assert shelf.kept > 1
+        assert sum(len(run) for run, _ in seen._runs) < 1000
+
+    @pytest.mark.parametrize("kind", [np.int64, np.uint64])
+    def test_numbers_without_gaps_take_no_memory_in_whatever_order_they_come(
+        self, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, kind: type
+    ) -> None:
+        monkeypatch.setattr(keys, "_SHORTEST_STRETCH", 4)
+        stretches = [np.arange(start, start + 10, dtype=kind) for start in range(0, 500, 10)]
+        seen = SeenKeys()
+        for position in rng.permutation(len(stretches)):
+            assert not seen.repeated([pa.array(rng.permutation(stretches[position]))]).any()
+        assert (seen._runs, len(seen._stretches._first)) == ([], 1)
+        assert seen.repeated([pa.array(np.array([0, 250, 499, 500, 7000, 500], dtype=kind))]).tolist() == [
+            *(True, True, True),
+            *(False, False, True),
+        ]
 
     def test_two_keys_that_share_a_hash_are_still_two_keys(self) -> None:
         one, other = "k0j5T000300Lb?Of00600i0000000J00", "0F0000GC0lQ00000Ca0?80ZR1<g;10?0"

@@ -1,0 +1,1 @@
+"""How fast partitions are scored, and in how much memory, beside the plain ways of doing it."""

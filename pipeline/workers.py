@@ -1,0 +1,145 @@
+"""Batches worked on several at a time, answers in the order of the batches: the one place with threads and worker processes.
+
+Owns joblib and threadpoolctl. Must not know what is done to a batch; what comes out never depends on how many work on it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator
+
+    from pipeline.policies import Backend
+
+_Item = TypeVar("_Item")
+_Answer = TypeVar("_Answer")
+
+# Batches beyond those being worked on: one is ready when a worker is, and one is on its way out.
+_SPARE = 2
+_WATCH_SECONDS = 0.5
+# In a worker process: what every batch is given to. It arrives once, with the process.
+_task: Callable[[Any], Any] | None = None
+
+
+def usable_cpus() -> int:
+    """The processors that this process may use: its affinity and its control group's quota count."""
+    from joblib import cpu_count
+
+    return int(cpu_count())
+
+
+def in_order(
+    items: Iterable[_Item],
+    task: Callable[[Any], _Answer],
+    question: Callable[[_Item], Any],
+    *,
+    backend: Backend = "threads",
+    workers: int = 1,
+) -> Generator[tuple[_Item, _Answer], None, None]:
+    """Every item with ``task(question(item))``, in the order of ``items``, computed by ``workers`` threads or processes.
+
+    At most ``workers`` + 2 items are held at once; with 0 workers each is computed where the caller is, before the next is
+    asked for. Processes get ``task`` once and each ``question(item)`` by copy, so both must survive pickling. Numerical
+    libraries use one thread per worker: their results must not depend on the machine. An error, of the items or of a
+    task, is raised where its item would have come, and what is computed beyond it is dropped.
+    """
+    with _one_thread_each(), _pool(backend, workers, task) as submit:
+        yield from _drained(iter(items), lambda item: submit(question(item)), workers + _SPARE)
+
+
+def _drained(
+    items: Iterator[_Item], submit: Callable[[_Item], Future[_Answer]], most: int
+) -> Iterator[tuple[_Item, _Answer]]:
+    waiting: deque[tuple[_Item, Future[_Answer]]] = deque()
+    failure: Exception | None = None
+    while True:
+        try:
+            item = next(items)
+        except StopIteration:
+            break
+        except Exception as error:
+            # An earlier item may fail as well, and then that is what is wrong, however fast it was.
+            failure = error
+            break
+        waiting.append((item, submit(item)))
+        del item
+        while waiting and (len(waiting) >= most or waiting[0][1].done()):
+            earliest, answer = waiting.popleft()
+            yield earliest, answer.result()
+            del earliest, answer
+    while waiting:
+        earliest, answer = waiting.popleft()
+        yield earliest, answer.result()
+        del earliest, answer
+    if failure is not None:
+        raise failure
+
+
+@contextmanager
+def _pool(backend: Backend, workers: int, task: Callable[[Any], _Answer]) -> Iterator[Callable[[Any], Future[_Answer]]]:
+    if workers == 0:
+        yield lambda question: _done(task(question))
+        return
+    if backend == "threads":
+        threads = ThreadPoolExecutor(workers, "scoring", initializer=_use_one_thread)
+        try:
+            yield lambda question: threads.submit(task, question)
+        finally:
+            threads.shutdown(wait=True, cancel_futures=True)
+        return
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    processes = ProcessPoolExecutor(workers, initializer=_receive, initargs=(task, os.getpid()))
+    try:
+        yield lambda question: processes.submit(_work, question)
+    finally:
+        processes.shutdown(wait=True, kill_workers=True)
+
+
+def _done(answer: _Answer) -> Future[_Answer]:
+    future: Future[_Answer] = Future()
+    future.set_result(answer)
+    return future
+
+
+def _receive(task: Callable[[Any], Any], parent: int) -> None:
+    global _task
+    _task = task
+    _use_one_thread()
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process once ``parent`` is gone, which may have had no time to say so."""
+    while os.getppid() == parent:
+        time.sleep(_WATCH_SECONDS)
+    os._exit(1)
+
+
+def _work(question: Any) -> Any:
+    assert _task is not None
+    return _task(question)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """One thread per call of a numerical library, as long as this lasts."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):
+        yield
+
+
+def _use_one_thread() -> None:
+    """The same for good, in a worker; OpenMP counts the threads of every thread by itself."""
+    from threadpoolctl import threadpool_limits
+
+    with suppress(RuntimeError):
+        threadpool_limits(1)
