@@ -61,6 +61,8 @@ down: ## Stop the deployed stack; data stays
 
 bench: install ## Measure what the documentation claims; JSON under benchmarks/out
 	$(BIN)/python -m benchmarks.loop
+	$(BIN)/python -m benchmarks.throughput
+	$(BIN)/python -m benchmarks.throughput.page
 
 clean: ## Remove the environment and the demo
 	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache

@@ -34,9 +34,10 @@ if TYPE_CHECKING:
 
     from pipeline.reports import ModelRef, RegisteredModel
 
-# Types of a saved model of the built-in trainer, beyond those that skops trusts by itself.
+# Types of a saved model of the built-in trainer, and of scikit-learn's encoders, beyond those that skops trusts by itself.
 TRUSTED_TYPES = (
     "functools.partial",
+    "numpy.dtype",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.utils.validation.check_array",
 )

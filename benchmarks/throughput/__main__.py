@@ -1,8 +1,9 @@
-"""``python -m benchmarks.throughput``: this product beside plain ways of scoring the same file, in one run on the same cores.
+"""``python -m benchmarks.throughput``: this product beside other ways of scoring the same file, in one run on the same cores.
 
 Every contender runs in a process of its own, one after the other; the first repetition is cold, the best of the others is what
 ratios are made of. Start-up is told apart. Memory is the highest proportional set size of the process tree, sampled ten times
-a second. JSON goes to ``benchmarks/out/throughput.json``.
+a second. JSON goes to ``benchmarks/out/throughput.json``, and from there, by ``python -m benchmarks.throughput.page``, to
+``docs/results.md``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,12 @@ from pipeline.runtime import Runtime
 _ROOT = Path(__file__).parents[2]
 _OUT = _ROOT / "benchmarks" / "out" / "throughput.json"
 _CLUSTERS = ("ray", "spark")
+# The models that are scored with, and the job's ``model.trainer`` of each.
+TRAINERS = {
+    "gradient_boosting": "gradient_boosting",
+    "logistic_regression": "benchmarks.throughput.pipelines:logistic_regression",
+    "random_forest": "benchmarks.throughput.pipelines:random_forest",
+}
 _SAMPLE_SECONDS = 0.1
 
 
@@ -40,9 +48,8 @@ def main() -> None:
     cores = sorted(os.sched_getaffinity(0))[: options.cores]
     os.sched_setaffinity(0, cores)
     found = {
-        "machine": {"processor": platform.processor(), "cores": len(cores), "python": platform.python_version()},
-        "trainer": options.trainer,
-        "sizes": [_size(options, rows, len(cores)) for rows in options.rows],
+        "machine": machine(len(cores)),
+        "models": {name: [_size(options, name, rows, len(cores)) for rows in options.rows] for name in options.models},
     }
     _OUT.parent.mkdir(parents=True, exist_ok=True)
     _OUT.write_text(json.dumps(found, indent=2) + "\n")
@@ -52,17 +59,39 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=[2_000_000], help="sizes of the partition")
-    parser.add_argument("--only", nargs="+", default=list(CONTENDERS), choices=[*CONTENDERS, *_CLUSTERS])
+    parser.add_argument("--models", nargs="+", default=list(TRAINERS), choices=list(TRAINERS))
+    parser.add_argument("--only", nargs="+", default=[*CONTENDERS, *_CLUSTERS], choices=[*CONTENDERS, *_CLUSTERS])
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--trainer", default="gradient_boosting", help="the job's model.trainer")
     parser.add_argument("--folder", type=Path, default=_ROOT / ".bench" / "throughput", help="where data is generated")
     return parser.parse_args()
 
 
-def _size(options: argparse.Namespace, rows: int, cores: int) -> dict[str, Any]:
-    folder: Path = options.folder
-    prepare(folder, options.trainer)
+def machine(cores: int) -> dict[str, Any]:
+    """What the figures were measured on."""
+    versions = ("numpy", "pandas", "pyarrow", "scikit-learn", "numba", "mlflow")
+    found = [line for line in _read("/proc/cpuinfo").splitlines() if line.startswith("model name")]
+    return {
+        "processor": found[0].partition(":")[2].strip() if found else platform.processor() or platform.machine(),
+        "cores": cores,
+        "memory_gb": round(psutil.virtual_memory().total / 2**30),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "load_before": round(os.getloadavg()[0], 2),
+        **{name: version(name) for name in versions},
+    }
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
+def _size(options: argparse.Namespace, model: str, rows: int, cores: int) -> dict[str, Any]:
+    folder: Path = options.folder / model
+    prepare(folder, TRAINERS[model])
     world.write(folder, day_of(rows), rows)
     measured = {name: _measured(options, name, folder, rows, cores) for name in options.only}
     own = measured.get("product", {}).get("best")
@@ -70,8 +99,8 @@ def _size(options: argparse.Namespace, rows: int, cores: int) -> dict[str, Any]:
         if "best" in one:
             one["rows_per_second"] = rows / one["best"]
             one["times_of_product"] = one["best"] / own if own else None
-        print(_line(name, rows, one), file=sys.stderr)
-    return {"rows": rows, "contenders": measured, "largest_difference": _difference(folder, rows, options.only)}
+        print(_line(model, name, rows, one), file=sys.stderr, flush=True)
+    return {"rows": rows, "contenders": measured, **_differences(folder, rows, options.only)}
 
 
 def prepare(folder: Path, trainer: str) -> None:
@@ -152,21 +181,30 @@ def _bytes(process: psutil.Process) -> int:
         return 0
 
 
-def _difference(folder: Path, rows: int, names: list[str]) -> float | None:
-    """Between the scores that the product published and those of scikit-learn in memory, row by row."""
+def _differences(folder: Path, rows: int, names: list[str]) -> dict[str, float | int]:
+    """Between what the product published and what scikit-learn says in memory, row by row."""
     if not {"product", "in_memory"} <= set(names):
-        return None
-    published = pq.read_table((folder / "published.txt").read_text(), columns=["score"], partitioning=None)
+        return {}
+    published = pq.read_table(
+        (folder / "published.txt").read_text(), columns=["prediction", "score"], partitioning=None
+    )
     expected = np.load(folder / "in_memory.npy")
-    return float(np.abs(published["score"].to_numpy() - expected).max()) if len(expected) == rows else None
+    if len(expected) != rows:
+        return {}
+    return {
+        "largest_difference": float(np.abs(published["score"].to_numpy() - expected).max()),
+        "decisions_that_differ": int(np.count_nonzero(published["prediction"].to_numpy() != (expected > 0.5))),
+    }
 
 
-def _line(name: str, rows: int, one: dict[str, Any]) -> str:
+def _line(model: str, name: str, rows: int, one: dict[str, Any]) -> str:
     if "error" in one:
-        return f"{name:10} {rows:>12,} rows  {one['error']}"
+        return f"{model:20} {name:10} {rows:>12,} rows  {one['error']}"
     times = "" if one["times_of_product"] is None else f"  {one['times_of_product']:5.2f} x this product's time"
     speed = f"{one['rows_per_second']:>12,.0f} rows/s  {one['peak_mb']:>6,.0f} MB"
-    return f"{name:10} {rows:>12,} rows  {one['best']:>7.2f} s  {speed}  start-up {one['startup']:.1f} s{times}"
+    return (
+        f"{model:20} {name:10} {rows:>12,} rows  {one['best']:>7.2f} s  {speed}  start-up {one['startup']:.1f} s{times}"
+    )
 
 
 if __name__ == "__main__":

@@ -54,26 +54,15 @@ def data(rows: int, seed: int) -> tuple[Any, Any]:
 
 def models(threads: int) -> dict[str, Any]:
     """The unfitted pipelines by name: the built-in one, and two that users write."""
-    from sklearn.compose import ColumnTransformer
-    from sklearn.ensemble import RandomForestClassifier
-    from sklearn.impute import SimpleImputer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import Pipeline
-    from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
-
+    from benchmarks.throughput import pipelines
     from pipeline import trainers
 
-    scaled = Pipeline([("filled", SimpleImputer(strategy="median")), ("scaled", StandardScaler())])
-    one_hot = [("number", scaled, _NUMBERS), ("category", OneHotEncoder(handle_unknown="ignore"), _CATEGORIES)]
-    codes = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1, encoded_missing_value=-2)
-    ordinal = [("number", SimpleImputer(strategy="median"), _NUMBERS), ("category", codes, _CATEGORIES)]
-    forest = RandomForestClassifier(100, max_depth=12, random_state=0, n_jobs=threads)
+    job = _job()
+    forest = pipelines.random_forest(job).set_params(model__n_jobs=threads)
     return {
-        "gradient boosting": trainers.build(_job()),
-        "logistic regression": Pipeline(
-            [("columns", ColumnTransformer(one_hot)), ("model", LogisticRegression(max_iter=300))]
-        ),
-        "random forest": Pipeline([("columns", ColumnTransformer(ordinal)), ("model", forest)]),
+        "gradient boosting": trainers.build(job),
+        "logistic regression": pipelines.logistic_regression(job),
+        "random forest": forest,
     }
 
 

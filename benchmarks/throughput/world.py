@@ -42,7 +42,7 @@ features:
   columns:
 {columns}
 labels: {{uri: labels, column: outcome, delay: PT1H}}
-model: {{trainer: "{trainer}"}}
+model: {{trainer: "{trainer}", trusted_types: [sklearn.tree._tree.Tree]}}
 promote: {{mode: enabled}}
 """
 
