@@ -39,7 +39,7 @@ _POLL_SECONDS = 0.3
 # Workers are forked from one process that has imported these, otherwise every task pays some seconds of CPU for them
 # (the price: a change of the package's code shows after a restart). skops comes first, because its import looks at every
 # attribute of every loaded module, which makes Airflow's modules log thousands of deprecation warnings.
-_PRELOADED = (
+PRELOADED = (
     "skops.io",
     "airflow.executors.local_executor",
     "airflow.sdk.execution_time.task_runner",
@@ -237,7 +237,7 @@ class LocalAirflow(AirflowApi):
             "scheduler": {
                 "scheduler_idle_sleep_time": 0.3,
                 "mp_start_method": "forkserver",
-                "mp_forkserver_preload": ",".join(_PRELOADED),
+                "mp_forkserver_preload": ",".join(PRELOADED),
             },
         }
         lines = []

@@ -14,6 +14,8 @@ import jsonschema
 import pytest
 import yaml
 
+from deploy.local_airflow import PRELOADED
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -197,6 +199,13 @@ def test_only_the_scheduler_may_write_to_the_state_and_only_mlflow_to_the_artifa
             if source in writers and not str(volume).endswith(":ro"):
                 writers[source].add(name)
     assert writers == {"pipeline-home": {"airflow-scheduler"}, "mlflow-artifacts": {"mlflow"}}
+
+
+def test_tasks_are_forked_from_a_process_with_the_same_imports_as_in_a_local_airflow() -> None:
+    environment = load()["services"]["airflow-scheduler"]["environment"]
+    listed = environment["AIRFLOW__SCHEDULER__MP_FORKSERVER_PRELOAD"].split(",")
+    assert tuple(name.strip() for name in listed) == PRELOADED
+    assert environment["AIRFLOW__SCHEDULER__MP_START_METHOD"] == "forkserver"
 
 
 def test_every_part_of_the_stack_has_telemetry_switched_off() -> None:
