@@ -62,7 +62,8 @@ class _Scale:
 
 def shown(text: str, most: int | None = None) -> str:
     """Foreign text for HTML and SVG: escaped, without control characters, cut to ``most`` characters."""
-    clean = "".join(_visible(letter) for letter in text)
+    # ASCII that can be printed needs no look at each letter.
+    clean = text if text.isascii() and text.isprintable() else "".join(_visible(letter) for letter in text)
     if most is not None and len(clean) > most:
         clean = clean[: most - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
     return escape(clean)

@@ -63,11 +63,12 @@ _PARAMETERS_AT_ONCE = 100  # what MLflow takes in one request
 _loaded: dict[tuple[str, str, int, str, tuple[str, ...]], LoadedModel] = {}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LoadedModel:
     """A verified model version in memory: its estimator, profile, reference sample, and what it learnt from.
 
-    ``accelerated`` is its faster form for `pipeline.acceleration`, ``None`` without one; ``size`` are bytes of the estimator.
+    Equal to itself only, so that what follows from it can be kept with it. ``accelerated`` is its faster form for
+    `pipeline.acceleration`, ``None`` without one; ``size`` are bytes of the estimator.
     """
 
     ref: ModelRef

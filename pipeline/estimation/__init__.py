@@ -6,7 +6,8 @@ long as the labels still follow from the inputs as they did; `pipeline.estimates
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +15,8 @@ from threadpoolctl import threadpool_limits
 
 from pipeline.estimates import Expected
 from pipeline.estimation.calibration import calibrated
-from pipeline.estimation.nanny import from_losses
-from pipeline.estimation.rows import Rows, encode, usable
+from pipeline.estimation.nanny import Nannies, from_losses
+from pipeline.estimation.rows import Encoding, Rows, usable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,18 +35,36 @@ _Z95 = 1.959964
 _AT_MOST_ONE = ("roc_auc", "brier", "accuracy", "calibration_error")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Holdout:
     """Labelled rows that the model was not trained on.
 
     ``features`` as `pipeline.engine.to_frame` makes them; ``scores`` (n,) the probability of the positive class, ``None``
     unless the task is binary; ``prediction`` and ``truth`` (n,) numbers or classes. The positive class is the last one.
+    What is learned from it alone is kept with it, for all windows that it is asked about.
     """
 
     features: pd.DataFrame
     scores: NDArray[Any] | None
     prediction: NDArray[Any]
     truth: NDArray[Any]
+    _nannies: dict[MetricName, Nannies] = field(default_factory=dict, init=False, repr=False)
+
+    @cached_property
+    def rows(self) -> Rows:
+        """Its complete rows, at most 20,000, in an order that only their content decides."""
+        return usable(Rows(self.features, self.scores, self.prediction, self.truth), _MAX_HOLDOUT)
+
+    @cached_property
+    def encoding(self) -> Encoding:
+        """How the rows of a window become numbers that can be compared with its own."""
+        return Encoding.of(self.rows)
+
+    def nannies(self, metric: MetricName) -> Nannies:
+        """The models of the loss of a row."""
+        if metric not in self._nannies:
+            self._nannies[metric] = Nannies.of(metric, self.rows, self.encoding.held)
+        return self._nannies[metric]
 
 
 @dataclass(frozen=True)
@@ -68,19 +87,18 @@ def expect(task: Task, metric: MetricName, holdout: Holdout, window: Window, *, 
     """
     if metric not in _ESTIMATED[task] or (task == "binary" and (holdout.scores is None or window.scores is None)):
         return None
-    held = usable(Rows(holdout.features, holdout.scores, holdout.prediction, holdout.truth), task, _MAX_HOLDOUT)
-    now = usable(Rows(window.features, window.scores, window.prediction, None), task, _MAX_WINDOW)
+    held, now = holdout.rows, usable(Rows(window.features, window.scores, window.prediction, None), _MAX_WINDOW)
     if len(held) < _MIN_HOLDOUT or len(now) == 0:
         return None
     if task != "regression" and len(np.unique(held.known_truth)) < 2:
         return None
-    sides = encode(held, now)
     # On rows as few as these, several threads wait for each other longer than they work.
     with threadpool_limits(1, user_api="openmp"):
+        sides = holdout.encoding.beside(now)
         if task == "binary":
             found = calibrated(metric, held, now, sides, np.random.default_rng(seed))
         else:
-            found = from_losses(metric, held, now, sides)
+            found = from_losses(metric, held, now, sides, holdout.nannies(metric))
     # The farther a shift has carried the metric, the more of it rests on what was learned from few rows.
     spread = _Z95 * float(np.hypot(found.deviation, _DOUBT * (found.value - found.in_holdout)))
     value, low, high = found.value, found.value - spread, found.value + spread + found.unseen

@@ -56,7 +56,9 @@ def calibrated(metric: MetricName, held: Rows, now: Rows, sides: Sides, rng: np.
     columns, columns_now = np.hstack([before, moved.held]), np.hstack([after, moved.now])
     fitted, inverse = ridge_logistic(columns, truth, weights, penalty)
     pull = columns * (weights * (truth - expit(columns @ fitted)))[:, None]
-    spread = inverse @ (pull.T @ rng.standard_normal((len(pull), _DRAWS)))
+    # A root of pull' pull, from which normal deviates get the covariance of those of every row.
+    root: Floats = np.linalg.qr(pull, mode="r")  # type: ignore[assignment]
+    spread = inverse @ (root.T @ rng.standard_normal((len(root), _DRAWS)))
     measure = _label_metric(metric, now, positive)
     chances: Floats = expit(columns_now @ (fitted[:, None] + spread))
     draws = [measure((rng.random(len(now)) < chances[:, draw]).astype(np.float64)) for draw in range(_DRAWS)]

@@ -5,6 +5,7 @@ Owns this package's use of scikit-learn.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,30 +26,50 @@ _USUAL = (0.01, 0.99)
 _TINY = 1e-6
 
 
-def from_losses(metric: MetricName, held: Rows, now: Rows, sides: Sides) -> Found:
+@dataclass(frozen=True, eq=False)
+class Nannies:
+    """Two models of the loss of a row, each of every other row of the holdout, and what they miss on the rest of it."""
+
+    losses: Floats
+    missed: Floats
+    _models: tuple[HistGradientBoostingRegressor, ...]
+
+    @classmethod
+    def of(cls, metric: MetricName, rows: Rows, held: Floats) -> Nannies:
+        """Fitted on the holdout's ``rows``, encoded as ``held``."""
+        losses = _losses(metric, rows)
+        # Rows are in the order of their hashes: every other row is a fair half.
+        half = np.arange(len(losses)) % 2 == 0
+        expected = np.empty(len(losses))
+        models = []
+        for learn in (half, ~half):
+            nanny = HistGradientBoostingRegressor(
+                max_iter=40, learning_rate=0.1, max_leaf_nodes=8, min_samples_leaf=20, early_stopping=False
+            ).fit(held[learn], losses[learn])
+            expected[~learn] = nanny.predict(held[~learn])
+            models.append(nanny)
+        return cls(losses, losses - expected, tuple(models))
+
+    def expected(self, now: Floats) -> Floats:
+        """The loss of each encoded row of a window, shape (rows,)."""
+        on_window: Floats = sum(nanny.predict(now) / len(self._models) for nanny in self._models)
+        return on_window
+
+
+def from_losses(metric: MetricName, held: Rows, now: Rows, sides: Sides, nannies: Nannies) -> Found:
     """The expected mean loss (or share of hits) of the window's rows.
 
     A nanny model predicts the loss of a row. What it misses on holdout rows that it did not see, weighted towards the window,
     is added: the estimate is right when either the nanny or the weights are (Robins, Rotnitzky & Zhao 1994).
     """
-    losses = _losses(metric, held)
     weights = likeness(sides.most_moved())
-    # Rows are in the order of their hashes: every other row is a fair half.
-    half = np.arange(len(losses)) % 2 == 0
-    expected = np.empty(len(losses))
-    on_window = np.zeros(len(sides.now))
-    for learn in (half, ~half):
-        nanny = HistGradientBoostingRegressor(
-            max_iter=40, learning_rate=0.1, max_leaf_nodes=8, min_samples_leaf=20, early_stopping=False
-        ).fit(sides.held[learn], losses[learn])
-        expected[~learn] = nanny.predict(sides.held[~learn])
-        on_window += nanny.predict(sides.now) / 2
-    missed = losses - expected
+    on_window, missed = nannies.expected(sides.now), nannies.missed
     bias = float(np.average(missed, weights=weights))
     doubt = float(np.sum((weights * (missed - bias)) ** 2)) / float(weights.sum()) ** 2
     chance = float(np.average((missed - bias) ** 2, weights=weights)) / len(on_window)
     unseen = 0.0 if metric == "accuracy" else unseen_rise(metric, held, now)
-    return Found(float(on_window.mean()) + bias, float(np.sqrt(doubt + chance)), float(losses.mean()), unseen)
+    deviation = float(np.sqrt(doubt + chance))
+    return Found(float(on_window.mean()) + bias, deviation, float(nannies.losses.mean()), unseen)
 
 
 def _losses(metric: MetricName, held: Rows) -> Floats:

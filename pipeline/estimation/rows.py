@@ -15,8 +15,6 @@ from scipy.special import logit, ndtri
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pipeline.policies import Task
-
     Floats = NDArray[np.float64]
 
 # Encoded columns in which the sides are compared: those that moved most.
@@ -72,10 +70,8 @@ class Rows:
         return [self.features[name].to_numpy() for name in self.features] + [said]
 
 
-def usable(side: Rows, task: Task, at_most: int) -> Rows:
+def usable(side: Rows, at_most: int) -> Rows:
     """The complete rows in an order that only their content decides, so that the first ones are a fair sample."""
-    if task != "binary":
-        side = Rows(side.features, None, side.prediction, side.truth)
     said = [side.prediction] + [of for of in (side.scores, side.truth) if of is not None]
     complete = np.flatnonzero(np.logical_and.reduce([_is_present(values) for values in said]))
     side, said = side.take(complete), [values[complete] for values in said]
@@ -105,54 +101,93 @@ class Sides:
         return Sides(self.held[:, chosen], self.now[:, chosen], self.support)
 
 
-def encode(held: Rows, now: Rows) -> Sides:
-    """Both sides as matrices of the same columns; a column that is constant in the holdout tells nothing and is left out."""
-    parts: list[tuple[Floats, Floats]] = []
-    inside = np.ones(len(now), dtype=bool)
-    for before, after in zip(held.columns(), now.columns(), strict=True):
-        is_number = before.dtype.kind in "fiu"
-        encoded = _normal_scores(before, after) if is_number else _dummies(before, after)
-        parts.append(encoded[:2])
-        inside &= encoded[2]
-    first, second = (np.hstack(side) for side in zip(*parts, strict=True))
-    centre, scale = first.mean(axis=0), first.std(axis=0)
-    telling = scale > _TINY
-    first, second = ((side[:, telling] - centre[telling]) / scale[telling] for side in (first, second))
-    return Sides(first, second, float(inside.mean()))
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """How rows become numbers, as the holdout alone decides; ``held`` are its own rows so, shape (rows, columns).
+
+    A column that is constant in the holdout tells nothing and is left out.
+    """
+
+    held: Floats
+    _columns: tuple[_Numbers | _Categories, ...]
+    _telling: NDArray[np.bool_]
+    _centre: Floats
+    _scale: Floats
+
+    @classmethod
+    def of(cls, held: Rows) -> Encoding:
+        """The encoding that a holdout decides."""
+        columns = tuple(
+            _Numbers.of(values) if values.dtype.kind in "fiu" else _Categories.of(values) for values in held.columns()
+        )
+        whole = np.hstack([column.encoded(values) for column, values in zip(columns, held.columns(), strict=True)])
+        centre, scale = whole.mean(axis=0), whole.std(axis=0)
+        telling = scale > _TINY
+        centre, scale = centre[telling], scale[telling]
+        return cls((whole[:, telling] - centre) / scale, columns, telling, centre, scale)
+
+    def beside(self, now: Rows) -> Sides:
+        """The holdout and a window in the same numbers."""
+        inside = np.ones(len(now), dtype=bool)
+        parts = []
+        for column, values in zip(self._columns, now.columns(), strict=True):
+            parts.append(column.encoded(values))
+            inside &= column.holds(values)
+        encoded = (np.hstack(parts)[:, self._telling] - self._centre) / self._scale
+        return Sides(self.held, encoded, float(inside.mean()))
 
 
-def _normal_scores(before: NDArray[Any], after: NDArray[Any]) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+@dataclass(frozen=True, eq=False)
+class _Numbers:
     """Numbers by their rank in the holdout on a normal scale (outliers cannot dominate), and whether they are missing."""
-    known = np.sort(before[~np.isnan(before)].astype(np.float64))
 
-    def encoded(values: Floats) -> Floats:
+    known: Floats
+    margin: float
+    has_missing: bool
+
+    @classmethod
+    def of(cls, values: NDArray[Any]) -> _Numbers:
         missing = np.isnan(values)
-        rank = (np.searchsorted(known, values, "left") + np.searchsorted(known, values, "right")) / 2
-        scores = ndtri((rank + 0.5) / (len(known) + 1))
+        known = np.sort(values[~missing].astype(np.float64))
+        if len(known) == 0:
+            known = np.array([np.nan])
+        finite = known[np.isfinite(known)]
+        return cls(known, _MARGIN * float(np.ptp(finite)) if len(finite) else 0.0, bool(missing.any()))
+
+    def encoded(self, values: NDArray[Any]) -> Floats:
+        missing = np.isnan(values)
+        rank = (np.searchsorted(self.known, values, "left") + np.searchsorted(self.known, values, "right")) / 2
+        scores = ndtri((rank + 0.5) / (len(self.known) + 1))
         return np.column_stack([np.where(missing, 0.0, scores), missing])
 
-    if len(known) == 0:
-        known = np.array([np.nan])
-    margin = _MARGIN * np.ptp(known[np.isfinite(known)]) if np.isfinite(known).any() else 0.0
-    missing_too = bool(np.isnan(before).any())
-    inside = np.where(np.isnan(after), missing_too, (after >= known[0] - margin) & (after <= known[-1] + margin))
-    return encoded(before), encoded(after), inside
+    def holds(self, values: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which values lie in the holdout's range, or near it."""
+        near = (values >= self.known[0] - self.margin) & (values <= self.known[-1] + self.margin)
+        return np.where(np.isnan(values), self.has_missing, near)
 
 
-def _dummies(before: NDArray[Any], after: NDArray[Any]) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+@dataclass(frozen=True, eq=False)
+class _Categories:
     """One column for each of the most frequent categories of the holdout, and one for missing."""
-    counts = pd.Series(before, dtype=object).value_counts()
-    names = sorted(counts.index, key=lambda name: (-counts[name], str(name)))
-    index = pd.Index(names, dtype=object)
 
-    def encoded(values: NDArray[Any]) -> Floats:
-        codes = index.get_indexer(pd.Index(values, dtype=object))
-        columns = [codes == code for code in range(min(len(names), _MAX_CATEGORIES))]
+    index: pd.Index
+    has_missing: bool
+
+    @classmethod
+    def of(cls, values: NDArray[Any]) -> _Categories:
+        counts = pd.Series(values, dtype=object).value_counts()
+        names = sorted(counts.index, key=lambda name: (-counts[name], str(name)))
+        return cls(pd.Index(names, dtype=object), bool(pd.isna(values).any()))
+
+    def encoded(self, values: NDArray[Any]) -> Floats:
+        codes = self.index.get_indexer(pd.Index(values, dtype=object))
+        columns = [codes == code for code in range(min(len(self.index), _MAX_CATEGORIES))]
         return np.column_stack([*columns, pd.isna(values)]).astype(np.float64)
 
-    missing = np.asarray(pd.isna(after))
-    seen = index.get_indexer(pd.Index(after, dtype=object)) >= 0
-    return encoded(before), encoded(after), np.where(missing, bool(pd.isna(before).any()), seen)
+    def holds(self, values: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which values the holdout has."""
+        seen = self.index.get_indexer(pd.Index(values, dtype=object)) >= 0
+        return np.where(np.asarray(pd.isna(values)), self.has_missing, seen)
 
 
 def log_odds(scores: Floats) -> Floats:

@@ -59,8 +59,9 @@ def ridge_logistic(columns: Floats, truth: Floats, weights: Floats, penalty: Flo
     for _ in range(_NEWTON_STEPS):
         chance = expit(columns @ found)
         gradient = columns.T @ (weights * (truth - chance)) - penalty * found
-        bent = columns * (weights * chance * (1 - chance))[:, None]
-        inverse = np.linalg.inv(columns.T @ bent + np.diag(penalty))
+        bent = columns * np.sqrt(weights * chance * (1 - chance))[:, None]
+        # Of one matrix with itself numpy computes only half of the products.
+        inverse = np.linalg.inv(bent.T @ bent + np.diag(penalty))
         step = inverse @ gradient
         longest = float(np.abs(step).max())
         found += step * min(1.0, _LONGEST_STEP / max(longest, _TINY))

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline import engine, estimates, estimation, performance
 from pipeline.estimates import Matured
-from pipeline.steps import reference
+from pipeline.steps import kept, reference
 from pipeline.steps.context import LABEL, PREDICTION
 
 if TYPE_CHECKING:
@@ -32,21 +32,15 @@ def estimate(
     Earlier estimates of the same model are held against what was realised by the interval's end.
     """
     job = ctx.job
-    held = reference.held_out(model.reference)
-    frame = engine.to_frame(rows, job.features.columns)
-    if held.num_rows == 0 or not len(frame):
+    holdout = kept.with_model(ctx, model, "holdout", lambda: _holdout(ctx, model))
+    if holdout is None or rows.num_rows == 0:
         return None
     expected = estimation.expect(
         job.task,
         job.metric,
-        estimation.Holdout(
-            features=engine.to_frame(held, job.features.columns),
-            scores=reference.values(held[PREDICTION]) if job.task == "binary" else None,
-            prediction=_labels(ctx, model, reference.values(held[PREDICTION])),
-            truth=_truth(ctx, model, held),
-        ),
+        holdout,
         estimation.Window(
-            features=frame,
+            features=engine.to_frame(rows, job.features.columns),
             scores=columns[PREDICTION] if job.task == "binary" else None,
             prediction=_labels(ctx, model, columns[PREDICTION]),
         ),
@@ -57,6 +51,20 @@ def estimate(
     limit = performance.limit(job.performance, job.metric, model.profile.baseline)
     history = _history(ctx, interval, model.ref.version)
     return estimates.judge(expected, metric=job.metric, limit=limit, history=history)
+
+
+def _holdout(ctx: JobContext, model: LoadedModel) -> estimation.Holdout | None:
+    """The labelled rows of the model's reference sample; ``None`` without any."""
+    held = reference.held_out(model.reference)
+    if held.num_rows == 0:
+        return None
+    predicted = reference.values(held[PREDICTION])
+    return estimation.Holdout(
+        features=engine.to_frame(held, ctx.job.features.columns),
+        scores=predicted if ctx.job.task == "binary" else None,
+        prediction=_labels(ctx, model, predicted),
+        truth=_truth(ctx, model, held),
+    )
 
 
 def _labels(ctx: JobContext, model: LoadedModel, predictions: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]

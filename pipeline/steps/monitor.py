@@ -12,7 +12,7 @@ from pipeline import breakage, detectors, drift, effects, engine, impact, pages,
 from pipeline.errors import InvalidRequest, TerminalError
 from pipeline.intervals import Interval, format_instant
 from pipeline.signals import Intervals
-from pipeline.steps import current, estimate, history, incidents, profile, reference
+from pipeline.steps import current, estimate, history, incidents, kept, profile, reference
 from pipeline.steps.context import INTERVAL, PREDICTION
 from pipeline.verdicts import DriftReport
 
@@ -135,7 +135,9 @@ def _faults(
         sketch=seen.sketch,
         earlier={format_instant(report.start): report.sketch for report in earlier},
         duplicated_share=seen.duplicated,
-        usual_duplicated_share=current.duplicated(ctx, model.reference),
+        usual_duplicated_share=kept.with_model(
+            ctx, model, "duplicated", lambda: current.duplicated(ctx, model.reference)
+        ),
         history=compared.history,
         stretch=compared.starts,
     )

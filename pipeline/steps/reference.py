@@ -11,7 +11,7 @@ import pyarrow as pa
 from pipeline import engine, seasons
 from pipeline.errors import ContractViolation
 from pipeline.intervals import Interval, parse_instant
-from pipeline.steps import plan, validate
+from pipeline.steps import kept, plan, validate
 from pipeline.steps.context import INTERVAL, PREDICTION
 from pipeline.steps.sampling import KeySample, comparable
 
@@ -60,9 +60,7 @@ def columns(ctx: JobContext, model: LoadedModel, rows: pa.Table) -> Columns:
     """`features`, and the model's predictions of the same rows."""
     frame = engine.to_frame(rows, ctx.model_columns(model))
     arrays: Columns = {name: frame[name].to_numpy() for name in frame.columns}
-    arrays[PREDICTION] = (
-        predicted(ctx, engine.predict(model.estimator, frame, ctx.job.task)) if len(frame) else np.empty(0)
-    )
+    arrays[PREDICTION] = predicted(ctx, ctx.scorer(model).predict(rows)) if len(frame) else np.empty(0)
     return arrays
 
 
@@ -111,7 +109,7 @@ def _training(ctx: JobContext, model: LoadedModel, window: Interval) -> Compared
     rows = model.reference
     ladder = seasons.ladder(ctx.job.drift.reference, ctx.job.cadence, ctx.job.drift.window)
     season, alike = _alike(ctx, ladder, rows[INTERVAL].to_numpy(), window)
-    history = features(ctx, rows)
+    history = kept.with_model(ctx, model, "features", lambda: features(ctx, rows))
     sample = {name: column[alike] for name, column in history.items()}
     held = held_out(rows)
     own, alike = _alike(ctx, ladder, held[INTERVAL].to_numpy(), window)

@@ -80,7 +80,19 @@ FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in 
 ADAPTER_OF = {"modelfiles": "registry", "acceleration": "engine", "kernels": "engine"}
 # A step may use those named before it.
 STEPS = (
-    *("context", "sampling", "labels", "champion", "rollout", "plan", "validate", "variants", "score", "changes"),
+    *(
+        "context",
+        "kept",
+        "sampling",
+        "labels",
+        "champion",
+        "rollout",
+        "plan",
+        "validate",
+        "variants",
+        "score",
+        "changes",
+    ),
     *("restate", "quarantine", "audit", "explain", "overview"),
     *("reference", "current", "profile", "estimate", "history", "incidents", "monitor", "calibrate", "notify"),
     *("truth", "user_metrics", "measure", "arms", "evaluate", "decide", "contest", "disjoint", "retrain", "comparison"),
