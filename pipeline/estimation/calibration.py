@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import expit
 
 from pipeline.estimation.rows import Found, Rows, Sides, log_odds
-from pipeline.estimation.weighting import likeness, ridge_logistic
+from pipeline.estimation.weighting import inverse_hessian, likeness, ridge_logistic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,11 +54,17 @@ def calibrated(metric: MetricName, held: Rows, now: Rows, sides: Sides, rng: np.
         ]
     )
     columns, columns_now = np.hstack([before, moved.held]), np.hstack([after, moved.now])
-    fitted, inverse = ridge_logistic(columns, truth, weights, penalty)
+    # As if the scores were calibrated, which they nearly are.
+    said = log_odds(held.known_scores)
+    start = np.zeros(len(penalty))
+    start[:2] = said.mean(), said.std()
+    fitted = ridge_logistic(columns, truth, weights, penalty, start)
+    inverse = inverse_hessian(columns, weights, penalty, fitted)
     pull = columns * (weights * (truth - expit(columns @ fitted)))[:, None]
-    # A root of pull' pull, from which normal deviates get the covariance of those of every row.
-    root: Floats = np.linalg.qr(pull, mode="r")  # type: ignore[assignment]
-    spread = inverse @ (root.T @ rng.standard_normal((len(root), _DRAWS)))
+    # A root of the covariance: as many normal deviates as coefficients, not one per row.
+    sizes, directions = np.linalg.eigh(pull.T @ pull)
+    root = directions * np.sqrt(np.maximum(sizes, 0.0))
+    spread = inverse @ (root @ rng.standard_normal((len(root), _DRAWS)))
     measure = _label_metric(metric, now, positive)
     chances: Floats = expit(columns_now @ (fitted[:, None] + spread))
     draws = [measure((rng.random(len(now)) < chances[:, draw]).astype(np.float64)) for draw in range(_DRAWS)]
