@@ -56,8 +56,8 @@ def update(
 ) -> list[Incident]:
     """The incidents that ``report`` changes, as they are afterwards: those of ``open`` in their order, then new ones.
 
-    ``closed`` are the job's former incidents: a late or repeated report on an interval that one of them covers changes
-    nothing of its cause. The same report again changes nothing. A cause that lasts is one incident, whose tier only
+    ``closed`` are the job's former incidents, those at least that ended after the report's start: a late or repeated report
+    on an interval that one of them covers changes nothing of its cause. The same report again changes nothing. A cause that lasts is one incident, whose tier only
     rises; it is closed once two later intervals were judged and did not show it, and ``insufficient_data`` speaks neither
     for nor against. Drift reports speak of data, drift and estimates, performance reports of what was realised. Quiet
     reports, of backfills, change nothing.
@@ -76,7 +76,7 @@ def update(
 def of_breaker(known: Sequence[Incident], job: str, as_of: datetime, halted: bool, reason: str) -> list[Incident]:
     """The incident that a breaker opens when trainings have led to nothing, and that their success closes; as `update`.
 
-    ``known`` are the job's incidents; it is one incident however long it lasts.
+    ``known`` are the job's open incidents; it is one incident however long it lasts.
     """
     lasting = [incident for incident in known if incident.kind == _HALTED and incident.status == "open"]
     if halted and not lasting:
@@ -86,11 +86,16 @@ def of_breaker(known: Sequence[Incident], job: str, as_of: datetime, halted: boo
     return [_ended(incident, as_of) for incident in lasting if incident.latest < as_of]
 
 
+def withdrawal(kind: Withdrawn, version: int) -> str:
+    """The cause of the incident that the withdrawal of a version opens."""
+    return f"{kind}:{version}"
+
+
 def of_withdrawal(
     known: Sequence[Incident], job: str, kind: Withdrawn, version: int, at: datetime, reason: str
 ) -> list[Incident]:
-    """The incident that the withdrawal of a version at ``at`` opens, once; ``known`` are the job's incidents."""
-    sign = _Sign(f"{kind}:{version}", kind, _WITHDRAWN[kind], (), reason)
+    """The incident that the withdrawal of a version at ``at`` opens, once; ``known`` has the job's incidents of its cause."""
+    sign = _Sign(withdrawal(kind, version), kind, _WITHDRAWN[kind], (), reason)
     return [] if any(incident.cause == sign.cause for incident in known) else [_made(job, sign, at)]
 
 

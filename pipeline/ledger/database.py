@@ -16,6 +16,9 @@ _BUSY_SECONDS = 30
 _WRITER_LOCK = 7_146_282_907
 
 metadata = sa.MetaData()
+# The latest n intervals of a job are read from the end of this index, those that ended since an instant from the other.
+_BY_INTERVAL, _BY_END = ("job", "interval_start", "interval_end"), ("job", "interval_end")
+_LOUD = ("job", "loud_version", "interval_start", "interval_end")
 
 
 def _instant(name: str) -> sa.Column[int]:
@@ -23,7 +26,7 @@ def _instant(name: str) -> sa.Column[int]:
     return sa.Column(name, sa.BigInteger, nullable=False)
 
 
-def _table(name: str, *columns: sa.schema.SchemaItem, index: Sequence[str]) -> sa.Table:
+def _table(name: str, *columns: sa.schema.SchemaItem, indexes: Sequence[Sequence[str]]) -> sa.Table:
     return sa.Table(
         name,
         metadata,
@@ -32,18 +35,18 @@ def _table(name: str, *columns: sa.schema.SchemaItem, index: Sequence[str]) -> s
         *columns,
         _instant("recorded_at"),
         sa.Column("payload", sa.Text, nullable=False),
-        sa.Index(f"{name}_by_{'_'.join(index)}", *index),
+        *(sa.Index(f"{name}_by_{'_'.join(index)}", *index) for index in indexes),
         sqlite_autoincrement=True,
     )
 
 
-def _interval_table(name: str, *columns: sa.Column[Any]) -> sa.Table:
+def _interval_table(name: str, *columns: sa.Column[Any], indexes: Sequence[Sequence[str]] = ()) -> sa.Table:
     return _table(
         name,
         _instant("interval_start"),
         _instant("interval_end"),
         *columns,
-        index=("job", "interval_start", "interval_end"),
+        indexes=(_BY_INTERVAL, *indexes),
     )
 
 
@@ -58,14 +61,15 @@ def _chained() -> tuple[sa.Column[Any], sa.Column[Any]]:
 
 
 plans = _interval_table("plans")
-manifests = _interval_table("manifests")
-drift = _interval_table("drift", _loud_version())
+manifests = _interval_table("manifests", indexes=(_BY_END,))
+drift = _interval_table("drift", _loud_version(), indexes=(_BY_END, _LOUD))
 performance = _interval_table(
     "performance",
     _instant("as_of"),
     _loud_version(),
     # The manifest whose rows were measured; 0 when none was, so that the interval is still to be measured.
     sa.Column("measured", sa.BigInteger, nullable=False),
+    indexes=(_BY_END, _LOUD, ("job", "as_of")),
 )
 decisions = _table(
     "decisions",
@@ -73,37 +77,81 @@ decisions = _table(
     sa.Column("kind", sa.Text, nullable=False),
     _instant("at"),
     *_chained(),
-    # Each interval asks for the few of some kinds among one trigger decision per interval.
-    index=("job", "kind"),
+    # Each interval asks for the few of some kinds among one trigger decision per interval, and for the last of all.
+    indexes=(("job", "kind"), ("job", "id")),
 )
 incidents = _table(
     "incidents",
     sa.Column("incident", sa.Text, nullable=False),
     _instant("opened"),
     sa.Column("is_open", sa.Integer, nullable=False),
-    index=("job", "incident"),
+    indexes=(("job", "incident"),),
 )
 told = _table(
     "told",
     sa.Column("incident", sa.Text, nullable=False),
     # The row of the incident's state that people were told of.
     sa.Column("state", sa.BigInteger, nullable=False),
-    index=("job", "incident"),
+    indexes=(("job", "incident"),),
 )
-promotions = _table("promotions", _instant("effective_at"), *_chained(), index=("job", "effective_at"))
+promotions = _table(
+    "promotions", _instant("effective_at"), *_chained(), indexes=(("job", "effective_at"), ("job", "id"))
+)
 models = _table(
     "models",
     sa.Column("name", sa.Text, nullable=False),
     sa.Column("version", sa.Integer, nullable=False),
     sa.UniqueConstraint("name", "version"),
-    index=("job",),
+    indexes=(("job",),),
 )
+_HISTORY = tuple(metadata.tables.values())
+
+# What the history says at this moment, so that nobody has to read all of it: see `pipeline.ledger.summaries`.
+tallies = sa.Table(
+    "tallies",
+    metadata,
+    sa.Column("job", sa.Text, primary_key=True),
+    sa.Column("intervals", sa.BigInteger, nullable=False),
+)
+unmeasured = sa.Table(
+    "unmeasured",
+    metadata,
+    sa.Column("job", sa.Text, primary_key=True),
+    sa.Column("interval_start", sa.BigInteger, primary_key=True),
+    sa.Column("interval_end", sa.BigInteger, primary_key=True),
+    sa.Column("manifest", sa.BigInteger, nullable=False),
+)
+standing = sa.Table(
+    "standing",
+    metadata,
+    sa.Column("job", sa.Text, primary_key=True),
+    sa.Column("incident", sa.Text, primary_key=True),
+    sa.Column("cause", sa.Text, nullable=False),
+    _instant("opened"),
+    # 0 while it is open.
+    _instant("closed"),
+    sa.Column("is_open", sa.Integer, nullable=False),
+    sa.Column("is_told", sa.Integer, nullable=False),
+    # The row of the incident's latest state.
+    sa.Column("state", sa.BigInteger, nullable=False),
+    *(
+        sa.Index(f"standing_by_{'_'.join(index)}", *index)
+        for index in (("job", "is_open", "closed"), ("job", "is_told"), ("job", "cause"), ("job", "opened"))
+    ),
+)
+SUMMARIES = (tallies, unmeasured, standing)
 
 
-def add_indexes(connection: sa.Connection) -> None:
-    """Make the indexes that a ledger of an older release lacks."""
-    for index in decisions.indexes:
-        connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
+def bring_up_to_date(connection: sa.Connection) -> bool:
+    """Make the tables and indexes that a ledger lacks; whether its summaries are new, and so still to be filled."""
+    known = set(sa.inspect(connection).get_table_names())
+    metadata.create_all(connection)
+    if known.issuperset(table.name for table in SUMMARIES):
+        return False
+    for table in _HISTORY if known else ():
+        for index in table.indexes:
+            connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
+    return True
 
 
 def connect(url: sa.URL) -> sa.Engine:

@@ -9,7 +9,8 @@ import sqlalchemy as sa
 
 from pipeline.ledger import chain, moves
 from pipeline.ledger.database import decisions, promotions
-from pipeline.ledger.session import Session, microseconds
+from pipeline.ledger.instants import microseconds
+from pipeline.ledger.session import Session
 from pipeline.reports import Decision, Promotion
 
 if TYPE_CHECKING:
@@ -105,16 +106,19 @@ def _narrowed(
     job: str | None, kind: DecisionKind | Sequence[DecisionKind] | None, since: int | None, until: int | None
 ) -> sa.Select[Any]:
     """The payloads of decisions, the one recorded last first; times in microseconds, ``None`` asks for all."""
-    query = sa.select(decisions.c.payload)
+    query, order = sa.select(decisions.c.payload), decisions.c.id.desc()
     if job is not None:
         query = query.where(decisions.c.job == job)
-    if kind is not None:
-        query = query.where(decisions.c.kind.in_([kind] if isinstance(kind, str) else kind))
+    if isinstance(kind, str):
+        query = query.where(decisions.c.kind == kind)
+    elif kind is not None:
+        # Their few rows are sorted: in the order of ids they would be looked for among those of all kinds.
+        query, order = query.where(decisions.c.kind.in_(kind)), (decisions.c.id + 0).desc()
     if since is not None:
         query = query.where(decisions.c.at >= since)
     if until is not None:
         query = query.where(decisions.c.at <= until)
-    return query.order_by(decisions.c.id.desc())
+    return query.order_by(order)
 
 
 def _named(id: str) -> sa.Select[Any]:
@@ -126,5 +130,6 @@ def _promoted(job: str, at: int | None = None) -> sa.Select[Any]:
     """The payloads of the job's promotions effective by ``at`` (microseconds), the one recorded last first."""
     query = sa.select(promotions.c.payload).where(promotions.c.job == job)
     if at is not None:
-        query = query.where(promotions.c.effective_at <= at)
+        # From the latest one back, not over all that were effective by then.
+        query = query.where(promotions.c.effective_at + 0 <= at)
     return query.order_by(promotions.c.id.desc())

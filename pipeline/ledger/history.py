@@ -8,9 +8,9 @@ import sqlalchemy as sa
 
 from pipeline.errors import ModelTampered
 from pipeline.intervals import Interval
-from pipeline.ledger import database, incidents, performance
+from pipeline.ledger import database, incidents, intervals, performance, summaries
 from pipeline.ledger.decisions import Decisions
-from pipeline.ledger.session import microseconds
+from pipeline.ledger.instants import microseconds
 from pipeline.reports import Manifest, RegisteredModel, Report, ScoringPlan
 from pipeline.verdicts import DriftReport, Incident, Notice, PerformanceReport
 
@@ -50,17 +50,12 @@ class Ledger(Decisions):
     def manifest(self, job: str, interval: Interval) -> Manifest | None:
         """The latest recorded manifest of the interval; ``None`` when it was never published."""
         where = [database.manifests.c.job == job, *_at(database.manifests, _interval_keys(interval))]
-        found = self._latest(Manifest, database.manifests, where)
+        found = self._read(Manifest, intervals.newest(database.manifests, where))
         return found[0] if found else None
 
     def manifests(self, job: str, *, ended_by: datetime | None = None, since: datetime | None = None) -> list[Manifest]:
         """The latest manifest of each interval with ``since < end <= ended_by``, by start."""
-        where = [database.manifests.c.job == job]
-        if ended_by is not None:
-            where.append(database.manifests.c.interval_end <= microseconds(ended_by))
-        if since is not None:
-            where.append(database.manifests.c.interval_end > microseconds(since))
-        return self._latest(Manifest, database.manifests, where)
+        return self._reported(Manifest, database.manifests, job, since, ended_by)
 
     def unmeasured(self, job: str, *, ended_by: datetime) -> list[Manifest]:
         """Of `manifests`, those whose rows no recorded performance report has measured, by start."""
@@ -68,15 +63,11 @@ class Ledger(Decisions):
 
     def published(self, job: str) -> tuple[int, Manifest | None, Manifest | None]:
         """How many intervals have a manifest, and the manifests of the first and of the latest one."""
-        columns, where = database.manifests.c, [database.manifests.c.job == job]
-        intervals = sa.select(columns.interval_start, columns.interval_end).where(*where).distinct().subquery()
-        start = intervals.c.interval_start
+        own, tally = database.manifests.c.job == job, database.tallies.c
         with self._answering("reading"), self._engine.connect() as connection:
-            count, *starts = connection.execute(
-                sa.select(sa.func.count(), sa.func.min(start), sa.func.max(start))
-            ).one()
-        edges = [self._latest(Manifest, database.manifests, [*where, columns.interval_start == at]) for at in starts]
-        first, latest = (found[-1] if found else None for found in edges)
+            count = connection.scalar(sa.select(tally.intervals).where(tally.job == job)) or 0
+        edges = [self._read(Manifest, intervals.edge(database.manifests, [own], is_first=end)) for end in (True, False)]
+        first, latest = (found[0] if found else None for found in edges)
         return count, first, latest
 
     def record_drift(self, report: DriftReport) -> None:
@@ -96,14 +87,8 @@ class Ledger(Decisions):
 
         ``loud_on`` leaves out quiet reports and those on other model versions before anything is counted.
         """
-        where = [database.drift.c.job == job]
-        if loud_on is not None:
-            where.append(database.drift.c.loud_version == loud_on)
-        if since is not None:
-            where.append(database.drift.c.interval_end > microseconds(since))
-        if ended_by is not None:
-            where.append(database.drift.c.interval_end <= microseconds(ended_by))
-        return self._latest(DriftReport, database.drift, where, last=last)
+        where = [] if loud_on is None else [database.drift.c.loud_version == loud_on]
+        return self._reported(DriftReport, database.drift, job, since, ended_by, where, last=last)
 
     def record_performance(self, report: PerformanceReport, measured: Manifest | None = None) -> None:
         """Record a performance report, unless it repeats the latest one of its interval and ``as_of``.
@@ -130,21 +115,19 @@ class Ledger(Decisions):
 
         Only the one ``interval``, those that ended after ``since``, or the ``last`` n of them; ``loud_on`` as in `drift`.
         """
-        where = [database.performance.c.job == job]
-        if since is not None:
-            where.append(database.performance.c.interval_end > microseconds(since))
-        if interval is not None:
-            where += _at(database.performance, _interval_keys(interval))
+        table = database.performance
+        where = [] if interval is None else _at(table, _interval_keys(interval))
         if loud_on is not None:
-            where.append(database.performance.c.loud_version == loud_on)
+            where.append(table.c.loud_version == loud_on)
         if as_of is not None:
-            where.append(database.performance.c.as_of <= microseconds(as_of))
-        return self._latest(PerformanceReport, database.performance, where, database.performance.c.as_of, last=last)
+            # By the intervals, not by this: nearly every report was made by then.
+            where.append(table.c.as_of + 0 <= microseconds(as_of))
+        return self._reported(PerformanceReport, table, job, since, None, where, table.c.as_of, last=last)
 
     def performance_at(self, job: str, as_of: datetime) -> list[PerformanceReport]:
         """The reports of exactly this ``as_of``, of each interval the one recorded last, by start."""
         where = [database.performance.c.job == job, database.performance.c.as_of == microseconds(as_of)]
-        return self._latest(PerformanceReport, database.performance, where)
+        return self._read(PerformanceReport, intervals.newest(database.performance, where))[::-1]
 
     def performance_course(self, job: str, *, as_of: datetime, last: int) -> list[PerformanceReport]:
         """The ``last`` n reports by ``as_of``, those included that later ones on the same interval superseded."""
@@ -152,17 +135,35 @@ class Ledger(Decisions):
 
     def record_incident(self, incident: Incident) -> None:
         """Record the state of an incident, unless it is the latest one already."""
-        self.revise_incidents(incident.job, lambda known: [] if incident in known else [incident])
-
-    def revise_incidents(self, job: str, revise: Callable[[list[Incident]], list[Incident]]) -> list[Incident]:
-        """What ``revise`` makes of all incidents of the job, recorded; nobody else writes between reading and recording."""
         with self._writing() as connection:
-            known = connection.scalars(incidents.latest(job, open_only=False, last=None))
-            revised = revise([Incident.model_validate_json(payload) for payload in known][::-1])
+            payload = connection.scalar(incidents.state(incident.job, incident.id))
+            if payload is None or Incident.model_validate_json(payload) != incident:
+                self._record_state(connection, incident)
+
+    def revise_incidents(
+        self,
+        job: str,
+        revise: Callable[[list[Incident]], list[Incident]],
+        *,
+        closed_after: datetime | None = None,
+        cause: str = "",
+    ) -> list[Incident]:
+        """What ``revise`` makes of the job's open incidents, recorded; nobody else writes between reading and recording.
+
+        It is also given those that were ``closed_after`` an instant, and all there ever were of one ``cause``.
+        """
+        after = None if closed_after is None else microseconds(closed_after)
+        with self._writing() as connection:
+            known = connection.scalars(incidents.relevant(job, after, cause))
+            revised = revise([Incident.model_validate_json(payload) for payload in known])
             for incident in revised:
-                row = incidents.facts(incident, microseconds(incident.opened))
-                self._insert(connection, database.incidents, job, incident, row)
+                self._record_state(connection, incident)
         return revised
+
+    def _record_state(self, connection: sa.Connection, incident: Incident) -> None:
+        row = incidents.facts(incident, microseconds(incident.opened))
+        state = self._insert(connection, database.incidents, incident.job, incident, row)
+        summaries.changed(connection, incident, state)
 
     def incidents(self, job: str, *, open_only: bool = False, last: int | None = None) -> list[Incident]:
         """The latest state of each incident of the job, by opening; only the ``last`` n opened of them."""
@@ -180,6 +181,7 @@ class Ledger(Decisions):
         with self._writing() as connection:
             values = {"incident": notice.incident.id, "state": state}
             self._insert(connection, database.told, notice.incident.job, notice, values)
+            summaries.heard(connection, notice.incident.job, notice.incident.id, state)
 
     def record_model(self, job: str, registered: RegisteredModel) -> None:
         """Record a registered version; the same again is a no-op, the same version with other facts `ModelTampered`."""
@@ -233,25 +235,29 @@ class Ledger(Decisions):
             same = sa.select(table.c.payload).where(table.c.job == report.job, *_at(table, keys))
             payload = connection.scalar(same.order_by(table.c.id.desc()).limit(1))
             if payload is None or not _repeats(report, type(report).model_validate_json(payload)):
-                self._insert(connection, table, report.job, report, {**keys, **(facts or {})})
+                facts = facts or {}
+                row = self._insert(connection, table, report.job, report, {**keys, **facts})
+                own = {"job": report.job, **keys}
+                if table is database.manifests:
+                    summaries.published(connection, own, row, is_first=payload is None)
+                elif facts.get("measured"):
+                    summaries.measured(connection, own, facts["measured"])
 
-    def _latest(
+    def _reported(
         self,
         kind: type[AnyReport],
         table: sa.Table,
-        where: Sequence[sa.ColumnElement[bool]],
+        job: str,
+        since: datetime | None,
+        ended_by: datetime | None,
+        where: Sequence[sa.ColumnElement[bool]] = (),
         *newest_by: sa.Column[Any],
         last: int | None = None,
     ) -> list[AnyReport]:
-        """Of each interval the newest row: the greatest of ``newest_by``, then the one recorded last."""
-        rank = sa.func.row_number().over(
-            partition_by=(table.c.interval_start, table.c.interval_end),
-            order_by=[column.desc() for column in (*newest_by, table.c.id)],
-        )
-        columns = (table.c.payload, table.c.interval_start, table.c.interval_end, rank.label("rank"))
-        ranked = sa.select(*columns).where(*where).subquery()
-        query = sa.select(ranked.c.payload).where(ranked.c.rank == 1).limit(last)
-        return self._read(kind, query.order_by(ranked.c.interval_start.desc(), ranked.c.interval_end.desc()))[::-1]
+        """Of each interval of the job with ``since < end <= ended_by`` the newest row, by start; the ``last`` n of them."""
+        after, until = (None if instant is None else microseconds(instant) for instant in (since, ended_by))
+        own = [table.c.job == job, *where]
+        return self._read(kind, intervals.between(table, own, after, until, *newest_by, last=last))[::-1]
 
 
 def _loudness(report: DriftReport | PerformanceReport) -> dict[str, int]:

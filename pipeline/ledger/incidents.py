@@ -1,4 +1,4 @@
-"""Incidents in the ledger: every state is a row of its own, and the row recorded last is the state."""
+"""Incidents in the ledger: every state is a row of its own, and the row recorded last is the state, as a summary knows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from pipeline.ledger.database import incidents, told
+from pipeline.ledger.database import incidents, standing, told
 
 if TYPE_CHECKING:
     from pipeline.verdicts import Incident
@@ -17,13 +17,30 @@ def facts(incident: Incident, opened: int) -> dict[str, Any]:
     return {"incident": incident.id, "opened": opened, "is_open": int(incident.status == "open")}
 
 
+def state(job: str, incident: str) -> sa.Select[Any]:
+    """The payload of the incident as it is now."""
+    return _now().where(standing.c.job == job, standing.c.incident == incident)
+
+
 def latest(job: str, *, open_only: bool, last: int | None) -> sa.Select[Any]:
     """The payloads of the job's incidents as they are now, newest opening first; only the first ``last`` of them."""
-    states = _ranked(job)
-    query = sa.select(states.c.payload).where(states.c.rank == 1)
+    query = _now().where(standing.c.job == job)
     if open_only:
-        query = query.where(states.c.is_open == 1)
-    return query.order_by(states.c.opened.desc(), states.c.incident.desc()).limit(last)
+        query = query.where(standing.c.is_open == 1)
+    return query.order_by(standing.c.opened.desc(), standing.c.incident.desc()).limit(last)
+
+
+def relevant(job: str, closed_after: int | None, cause: str) -> sa.Select[Any]:
+    """The payloads of the job's open incidents, by opening; also those closed later, and those of one cause."""
+    own, which = standing.c.job == job, [standing.c.is_open == 1]
+    if closed_after is not None:
+        which.append(sa.and_(standing.c.is_open == 0, standing.c.closed > closed_after))
+    if cause:
+        which.append(standing.c.cause == cause)
+    # One condition each, so that each has its index.
+    found = sa.union(*(sa.select(standing.c.state).where(own, condition) for condition in which))
+    query = sa.select(incidents.c.payload).where(incidents.c.id.in_(found))
+    return query.order_by(incidents.c.opened, incidents.c.incident)
 
 
 def untold(job: str) -> sa.Select[Any]:
@@ -31,19 +48,16 @@ def untold(job: str) -> sa.Select[Any]:
 
     In the order of the changes.
     """
-    states = _ranked(job)
-    known = sa.select(told.c.incident, sa.func.max(told.c.state).label("state")).where(told.c.job == job)
-    cursor = known.group_by(told.c.incident).subquery()
+    last = sa.select(sa.func.max(told.c.state)).where(told.c.job == job, told.c.incident == standing.c.incident)
     before = incidents.alias()
     return (
-        sa.select(states.c.id, states.c.payload, before.c.payload.label("told"))
-        .outerjoin_from(states, cursor, cursor.c.incident == states.c.incident)
-        .outerjoin(before, before.c.id == cursor.c.state)
-        .where(states.c.rank == 1, states.c.id > sa.func.coalesce(cursor.c.state, 0))
-        .order_by(states.c.id)
+        sa.select(incidents.c.id, incidents.c.payload, before.c.payload.label("told"))
+        .join_from(standing, incidents, incidents.c.id == standing.c.state)
+        .outerjoin(before, before.c.id == last.scalar_subquery())
+        .where(standing.c.job == job, standing.c.is_told == 0)
+        .order_by(incidents.c.id)
     )
 
 
-def _ranked(job: str) -> sa.Subquery:
-    rank = sa.func.row_number().over(partition_by=incidents.c.incident, order_by=incidents.c.id.desc())
-    return sa.select(incidents, rank.label("rank")).where(incidents.c.job == job).subquery()
+def _now() -> sa.Select[Any]:
+    return sa.select(incidents.c.payload).join_from(standing, incidents, incidents.c.id == standing.c.state)

@@ -6,21 +6,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from pipeline.ledger import database
 from pipeline.ledger.database import manifests, performance
 
 
 def unmeasured(job: str, ended_by: int) -> sa.Select[Any]:
     """The payloads of the latest manifests whose rows no report has measured, by start; ``ended_by`` in microseconds."""
-    own, newer, done = manifests.c, manifests.alias().c, performance.c
-    same = [newer[name] == own[name] for name in ("job", "interval_start", "interval_end")]
-    at = [done[name] == own[name] for name in ("job", "interval_start", "interval_end")]
-    query = sa.select(own.payload).where(
-        own.job == job,
-        own.interval_end <= ended_by,
-        own.id == sa.select(sa.func.max(newer.id)).where(*same).scalar_subquery(),
-        ~sa.exists().where(*at, done.measured == own.id),
-    )
-    return query.order_by(own.interval_start, own.interval_end)
+    due = database.unmeasured.c
+    query = sa.select(manifests.c.payload).join(database.unmeasured, due.manifest == manifests.c.id)
+    return query.where(due.job == job, due.interval_end <= ended_by).order_by(due.interval_start, due.interval_end)
 
 
 def latest(job: str, as_of: int, last: int) -> sa.Select[Any]:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from pipeline.errors import InvalidRequest, LedgerUnavailable
-from pipeline.ledger import chain, database
+from pipeline.ledger import chain, database, summaries
+from pipeline.ledger.instants import microseconds
 from pipeline.reports import Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from datetime import datetime
 
 AnyReport = TypeVar("AnyReport", bound=Report)
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Session:
@@ -40,9 +39,10 @@ class Session:
                 next_step="correct PIPELINE_LEDGER_URL, or install the extra 'postgres'",
             ) from None
         with self._writing() as connection:
-            database.metadata.create_all(connection)
-            database.add_indexes(connection)
+            is_new = database.bring_up_to_date(connection)
             chain.bring_up_to_date(connection)
+            if is_new:
+                summaries.fill(connection)
 
     def close(self) -> None:
         """Give back all connections; the ledger must not be used afterwards."""
@@ -50,8 +50,9 @@ class Session:
 
     def _insert(
         self, connection: sa.Connection, table: sa.Table, job: str, report: Report, values: dict[str, Any]
-    ) -> None:
-        connection.execute(table.insert().values(self._row(job, report, values)))
+    ) -> int:
+        """The id of the new row."""
+        return int(connection.execute(table.insert().values(self._row(job, report, values))).inserted_primary_key[0])
 
     def _row(self, job: str, report: Report, values: dict[str, Any]) -> dict[str, Any]:
         return {"job": job, "recorded_at": microseconds(self._clock()), "payload": report.model_dump_json(), **values}
@@ -78,8 +79,3 @@ class Session:
                 got=str(getattr(err, "orig", None) or err),
                 next_step="check that the database is up, permitted and not full, and run the same command again",
             ) from err
-
-
-def microseconds(instant: datetime) -> int:
-    """Microseconds since 1970 UTC, as the tables hold instants."""
-    return (instant - _EPOCH) // timedelta(microseconds=1)

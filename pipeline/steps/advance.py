@@ -34,8 +34,8 @@ def advance(ctx: JobContext, as_of: datetime) -> Decision | None:
     alias was moved behind the ledger's back, and `PromotionConflict` when somebody else decides at the same time.
     """
     job = ctx.job
-    decided = ctx.ledger.decisions(job.name, kind="rollout")
-    if job.promote.mode != "enabled" or not decided or any(decision.at > as_of for decision in decided):
+    decided = rollout.recent(ctx)
+    if job.promote.mode != "enabled" or not decided or _is_past(ctx, as_of):
         return None
     _follow(ctx, as_of, decided[-1])
     found = rollout.state(decided)
@@ -118,6 +118,12 @@ def _restates(ctx: JobContext, kind: str) -> bool:
     return kind != "shadow" and ctx.job.promote.rollout.restate
 
 
+def _is_past(ctx: JobContext, as_of: datetime) -> bool:
+    """Whether a later instant has seen a decision on a rollout."""
+    later = as_of + timedelta.resolution
+    return bool(ctx.ledger.decisions(ctx.job.name, kind="rollout", since=later, last=1))
+
+
 def _fault(ctx: JobContext, found: Running, as_of: datetime) -> str:
     """Why the challenger could not score a partition by ``as_of``, known before any label; empty when it could."""
     scored = ctx.ledger.manifests(ctx.job.name, since=found.since - timedelta.resolution, ended_by=as_of)
@@ -168,7 +174,7 @@ def _record(
     }
     decision = Decision.of(ctx.job.name, "rollout", as_of, outcome, reason, details)
     with ctx.ledger.moving(ctx.job.name):
-        decided = ctx.ledger.decisions(ctx.job.name, kind="rollout")
+        decided = rollout.recent(ctx)
         now = rollout.state(decided)
         if now is None or (now.id, now.share) != (found.id, found.share):
             raise PromotionConflict(

@@ -28,7 +28,8 @@ def follow(ctx: JobContext, report: DriftReport | PerformanceReport) -> list[Inc
 
     if report.quiet:
         return []
-    changed = ctx.ledger.revise_incidents(report.job, revise)
+    # One that was over by the start of the interval neither covers it nor was it counted to it.
+    changed = ctx.ledger.revise_incidents(report.job, revise, closed_after=report.start)
     for incident in changed:
         facts = (incident.id, incident.cause, incident.tier, incident.status, incident.intervals, incident.reason)
         _LOG.info("%s %s: tier %s, %s, %d intervals: %s", *facts)
@@ -42,4 +43,5 @@ def withdrawn(ctx: JobContext, decision: Decision, version: int) -> None:
     ctx.ledger.revise_incidents(
         decision.job,
         lambda known: incidents.of_withdrawal(known, decision.job, kind, version, decision.at, decision.reason),
+        cause=incidents.withdrawal(kind, version),
     )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 DAY = timedelta(days=1)
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 RECORDED = datetime(2026, 6, 1, 12, 0, 0, 123456, tzinfo=UTC)
-TABLES = ("plans", "manifests", "drift", "performance", "decisions", "promotions", "models")
+TABLES = ("plans", "manifests", "drift", "performance", "decisions", "promotions", "models", "tallies", "unmeasured")
 
 
 def _backends() -> list[str]:

@@ -29,7 +29,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     url = os.environ["PIPELINE_TEST_POSTGRES"]
     engine = sa.create_engine(url)
     with engine.begin() as connection:
-        connection.exec_driver_sql("DROP TABLE IF EXISTS incidents")
+        for table in ("incidents", "told", "standing"):
+            connection.exec_driver_sql(f"DROP TABLE IF EXISTS {table}")
     engine.dispose()
     return url
 
@@ -110,8 +111,9 @@ def test_only_open_ones_are_those_whose_latest_state_is_open(ledger):
     assert ledger.incidents("unknown") == []
 
 
-def test_a_revision_is_given_all_incidents_of_the_job_and_records_what_it_returns(ledger):
-    for state in (incident(1), closed(0), incident(2, job="returns")):
+def test_a_revision_is_given_the_open_incidents_and_those_asked_for_and_records_what_it_returns(ledger):
+    former = incident(9, cause="label_drift", status="closed", closed=T0, clear=(T0,))
+    for state in (incident(1), closed(0), closed(3), former, incident(2, job="returns")):
         ledger.record_incident(state)
     given: list[Incident] = []
 
@@ -119,9 +121,12 @@ def test_a_revision_is_given_all_incidents_of_the_job_and_records_what_it_return
         given.extend(known)
         return [closed(1)]
 
-    assert ledger.revise_incidents("orders", revise) == [closed(1)]
-    assert given == [closed(0), incident(1)]
-    assert ledger.incidents("orders") == [closed(0), closed(1)]
+    assert ledger.revise_incidents("orders", revise, closed_after=T0 + 3 * DAY, cause="label_drift") == [closed(1)]
+    assert given == [incident(1), closed(3), former]
+    assert ledger.incidents("orders") == [closed(0), closed(1), closed(3), former]
+    given.clear()
+    ledger.revise_incidents("orders", lambda known: given.extend(known) or [])
+    assert given == []
 
 
 def test_a_revision_that_fails_records_nothing(ledger, url):
