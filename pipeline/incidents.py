@@ -57,10 +57,10 @@ def update(
     """The incidents that ``report`` changes, as they are afterwards: those of ``open`` in their order, then new ones.
 
     ``closed`` are the job's former incidents, those at least that ended after the report's start: a late or repeated report
-    on an interval that one of them covers changes nothing of its cause. The same report again changes nothing. A cause that lasts is one incident, whose tier only
-    rises; it is closed once two later intervals were judged and did not show it, and ``insufficient_data`` speaks neither
-    for nor against. Drift reports speak of data, drift and estimates, performance reports of what was realised. Quiet
-    reports, of backfills, change nothing.
+    on an interval that one of them covers changes nothing of its cause. The same report again changes nothing. A cause that
+    lasts is one incident, whose tier only rises; it is closed once two later intervals were judged and did not show it, and
+    ``insufficient_data`` speaks neither for nor against. Drift reports speak of data, drift and estimates, performance
+    reports of what was realised. Quiet reports, of backfills, change nothing.
     """
     if report.quiet:
         return []

@@ -96,8 +96,7 @@ def load_all(folder: Path) -> tuple[dict[str, JobSpec], tuple[BrokenJob, ...]]:
     Reads ``*.yaml`` and ``*.yml`` except hidden files; a folder that does not exist has none. Files that declare the
     same name are all broken, because nothing says which of them is meant.
     """
-    paths = sorted(path for path in folder.glob("*") if _is_job_file(path) and not path.is_dir())
-    results = {path: _examine(path) for path in paths}
+    results = {path: _examine(path) for path in _job_files(folder)}
     declared = Counter(job.name for job in results.values() if isinstance(job, JobSpec))
     jobs: dict[str, JobSpec] = {}
     broken: list[BrokenJob] = []
@@ -119,9 +118,9 @@ def find(name_or_path: str, folder: Path) -> JobSpec:
     """
     if "/" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
         return _load_existing(Path(name_or_path))
+    if (only := _only(name_or_path, folder)) is not None:
+        return only[1]
     jobs, broken = load_all(folder)
-    if name_or_path in jobs:
-        return jobs[name_or_path]
     for candidate in broken:
         if name_or_path in (candidate.name, candidate.file.stem):
             raise candidate.error()
@@ -137,10 +136,9 @@ def find(name_or_path: str, folder: Path) -> JobSpec:
 
 def path_of(name_or_path: str, folder: Path) -> Path:
     """The file of a job that `find` finds."""
-    job = find(name_or_path, folder)
-    if "/" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
-        return Path(name_or_path)
-    return next(path for path in sorted(folder.glob("*")) if _is_job_file(path) and _declares(path, job.name))
+    find(name_or_path, folder)
+    only = None if "/" in name_or_path else _only(name_or_path, folder)
+    return only[0] if only else Path(name_or_path)
 
 
 def calibration_of(path: Path) -> Path:
@@ -148,9 +146,32 @@ def calibration_of(path: Path) -> Path:
     return path.with_suffix(".calibration.json")
 
 
-def _declares(path: Path, name: str) -> bool:
-    found = _examine(path)
-    return isinstance(found, JobSpec) and found.name == name
+def _only(name: str, folder: Path) -> tuple[Path, JobSpec] | None:
+    """The one good file of a folder that declares the name, and its job; ``None`` unless there is exactly one.
+
+    Parses the files alone in which the name stands as a word: a task must not pay for the jobs of all others.
+    """
+    text, found = name.encode(), []
+    word = re.compile(rb"(?<![A-Za-z0-9_])" + re.escape(text) + rb"(?![A-Za-z0-9_])")
+    for path in _job_files(folder):
+        try:
+            content = path.read_bytes()
+        except OSError:
+            continue  # it declares nothing, and `load_all` says why
+        # In double quotes a backslash may hide the name.
+        may_declare = (text in content and word.search(content)) or b"\\" in content
+        if may_declare and isinstance(job := _examine(path), JobSpec) and job.name == name:
+            found.append((path, job))
+    return found[0] if len(found) == 1 else None
+
+
+def _job_files(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if not entry.is_dir())
+    except OSError:
+        return []
+    return [path for path in map(folder.joinpath, names) if _is_job_file(path)]
 
 
 def _calibrated(job: JobSpec, measured: Path) -> JobSpec:

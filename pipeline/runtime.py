@@ -41,7 +41,7 @@ from pipeline.steps.context import JobContext
 from pipeline.storage import Inputs, ReadLimits, Storage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
     from pydantic import SecretStr
@@ -312,7 +312,11 @@ class Runtime:
         ``champion`` is the version in effect now, ``latest`` the start of the latest published interval with its rows,
         ``decisions`` the ids and outcomes of the last few decisions, newest first. What is not known is ``None``.
         """
-        return overview.status(self.context(job), self.clock())
+        return self.statuses([job])[0]
+
+    def statuses(self, jobs: Sequence[JobSpec]) -> list[dict[str, Any]]:
+        """`status` of each of the jobs, with no more questions to the ledger than one of them takes."""
+        return overview.status(self.ledger, jobs, self.clock())
 
     def calibrate(self, job: JobSpec, start: datetime, end: datetime, *, budget: float) -> Calibration:
         """The thresholds under which history from ``start`` to ``end`` raises at most ``budget`` alarms per interval.

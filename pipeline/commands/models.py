@@ -27,7 +27,7 @@ def status(args: argparse.Namespace) -> Answer:
         else:
             good, bad = jobfile.load_all(runtime.settings.jobs)
             jobs, broken = list(good.values()), [str(file.error()) for file in bad]
-        rows = [runtime.status(job) for job in jobs]
+        rows = runtime.statuses(jobs)
     lines = []
     for r in rows:
         since = f" since {r['since']}" if r["since"] else ""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from pipeline.ledger import chain, moves
+from pipeline.ledger import chain, glance, moves
 from pipeline.ledger.database import decisions, promotions
 from pipeline.ledger.instants import microseconds
 from pipeline.ledger.session import Session
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from pipeline.chain import Record
+    from pipeline.ledger.glance import Glance
     from pipeline.reports import DecisionKind
 
 
@@ -87,6 +88,11 @@ class Decisions(Session):
         """The names of the jobs that decided anything, sorted."""
         with self._answering("reading"), self._engine.connect() as connection:
             return sorted(connection.scalars(chain.jobs()))
+
+    def glances(self, jobs: Sequence[str], *, decided: int, rollouts: int) -> dict[str, Glance]:
+        """What the ledger knows of the present state of each job; see `pipeline.ledger.glance.glances`."""
+        with self._answering("reading"), self._engine.connect() as connection:
+            return glance.glances(connection, jobs, decided=decided, rollouts=rollouts)
 
     @contextmanager
     def moving(self, job: str) -> Iterator[None]:

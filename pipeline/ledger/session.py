@@ -52,7 +52,9 @@ class Session:
         self, connection: sa.Connection, table: sa.Table, job: str, report: Report, values: dict[str, Any]
     ) -> int:
         """The id of the new row."""
-        return int(connection.execute(table.insert().values(self._row(job, report, values))).inserted_primary_key[0])
+        done = connection.execute(table.insert().values(self._row(job, report, values)))
+        assert done.inserted_primary_key is not None  # one row was inserted
+        return int(done.inserted_primary_key[0])
 
     def _row(self, job: str, report: Report, values: dict[str, Any]) -> dict[str, Any]:
         return {"job": job, "recorded_at": microseconds(self._clock()), "payload": report.model_dump_json(), **values}

@@ -34,7 +34,7 @@ def advance(ctx: JobContext, as_of: datetime) -> Decision | None:
     alias was moved behind the ledger's back, and `PromotionConflict` when somebody else decides at the same time.
     """
     job = ctx.job
-    decided = rollout.recent(ctx)
+    decided = rollout.recent(ctx.ledger, ctx.job.name)
     if job.promote.mode != "enabled" or not decided or _is_past(ctx, as_of):
         return None
     _follow(ctx, as_of, decided[-1])
@@ -174,7 +174,7 @@ def _record(
     }
     decision = Decision.of(ctx.job.name, "rollout", as_of, outcome, reason, details)
     with ctx.ledger.moving(ctx.job.name):
-        decided = rollout.recent(ctx)
+        decided = rollout.recent(ctx.ledger, ctx.job.name)
         now = rollout.state(decided)
         if now is None or (now.id, now.share) != (found.id, found.share):
             raise PromotionConflict(

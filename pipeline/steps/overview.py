@@ -9,40 +9,54 @@ from pipeline.intervals import Interval, format_instant
 from pipeline.steps import rollout
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
+    from pipeline.job import JobSpec
+    from pipeline.ledger import Ledger
+    from pipeline.ledger.glance import Glance
+    from pipeline.reports import Decision
     from pipeline.steps.context import JobContext
+    from pipeline.steps.rollout import Running
 
 _LOOKBACK = 100
 _SHOWN_DECISIONS = 5
 
 
-def status(ctx: JobContext, now: datetime) -> dict[str, Any]:
-    """A JSON-ready object on the job; see `pipeline.runtime.Runtime.status`."""
-    job, ledger = ctx.job, ctx.ledger
-    ruling = ledger.champion(job.name)
-    intervals, _, latest = ledger.published(job.name)
-    drift = ledger.drift(job.name, last=1)
-    performance = ledger.performance(job.name, last=1)
-    running = rollout.running(ctx, now)
+def status(ledger: Ledger, jobs: Sequence[JobSpec], now: datetime) -> list[dict[str, Any]]:
+    """A JSON-ready object on each job; see `pipeline.runtime.Runtime.status`. Asks no more for many jobs than for one."""
+    found = ledger.glances([job.name for job in jobs], decided=_SHOWN_DECISIONS, rollouts=rollout.FEW)
+    return [_status(ledger, job, found[job.name], now) for job in jobs]
+
+
+def _status(ledger: Ledger, job: JobSpec, found: Glance, now: datetime) -> dict[str, Any]:
+    ruling, latest, running = found.champion, found.manifest, _running(ledger, job, found, now)
     return {
         "job": job.name,
         "champion": ruling.model.version if ruling else None,
         "since": format_instant(ruling.effective_at) if ruling else None,
-        "intervals": intervals,
+        "intervals": found.intervals,
         "latest": format_instant(latest.start) if latest else None,
         "rows_scored": latest.rows_scored if latest else 0,
         "rows_quarantined": latest.rows_quarantined if latest else 0,
-        "drift": drift[-1].verdict if drift else None,
+        "drift": found.drift.verdict if found.drift else None,
         "metric": job.metric,
-        "value": performance[-1].value if performance else None,
-        "performance": performance[-1].verdict if performance else None,
+        "value": found.performance.value if found.performance else None,
+        "performance": found.performance.verdict if found.performance else None,
         "rollout": running.id if running else None,
         "decisions": [
-            {"id": d.id, "at": format_instant(d.at), "outcome": d.outcome}
-            for d in reversed(ledger.decisions(job.name, last=_SHOWN_DECISIONS))
+            {"id": d.id, "at": format_instant(d.at), "outcome": d.outcome} for d in reversed(found.decisions)
         ],
     }
+
+
+def _running(ledger: Ledger, job: JobSpec, found: Glance, now: datetime) -> Running | None:
+    if job.promote.rollout.kind == "direct":
+        return None
+    decided: Sequence[Decision] = [decision for decision in found.rollouts if decision.at <= now]
+    if len(found.rollouts) == rollout.FEW and all(decision.outcome != "started" for decision in decided):
+        decided = rollout.recent(ledger, job.name, until=now)
+    return rollout.under_way(job, decided, lambda: found.champion)
 
 
 def find_gaps(ctx: JobContext, as_of: datetime) -> list[Interval]:

@@ -13,15 +13,17 @@ from pipeline.intervals import format_instant, parse_instant
 from pipeline.reports import Challenger, Decision
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
-    from pipeline.reports import ModelRef
+    from pipeline.job import JobSpec
+    from pipeline.ledger import Ledger
+    from pipeline.reports import ModelRef, Promotion
     from pipeline.steps.context import JobContext
 
 Kind = Literal["shadow", "canary", "ab"]
 # Nearly every rollout has fewer decisions.
-_FEW = 16
+FEW = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,8 @@ def in_force(ctx: JobContext, instant: datetime, ruling: ModelRef) -> Challenger
     """The challenger beside ``ruling``, the champion at ``instant``; ``None`` without a rollout of the job's present kind."""
     if ctx.job.promote.rollout.kind == "direct":
         return None
-    found = state(decision for decision in recent(ctx, effective_by=instant) if effective(decision) <= instant)
+    decided = recent(ctx.ledger, ctx.job.name, effective_by=instant)
+    found = state(decision for decision in decided if effective(decision) <= instant)
     if found is None or found.champion != ruling.version or found.kind != ctx.job.promote.rollout.kind:
         return None
     model = ctx.registered(found.challenger).model
@@ -55,23 +58,28 @@ def running(ctx: JobContext, as_of: datetime) -> Running | None:
     """The rollout that decisions by ``as_of`` left under way, for the job's present kind and champion."""
     if ctx.job.promote.rollout.kind == "direct":
         return None
-    found = state(recent(ctx, until=as_of))
-    if found is None or found.kind != ctx.job.promote.rollout.kind:
+    return under_way(ctx.job, recent(ctx.ledger, ctx.job.name, until=as_of), lambda: ctx.ledger.champion(ctx.job.name))
+
+
+def under_way(job: JobSpec, decided: Sequence[Decision], ruling: Callable[[], Promotion | None]) -> Running | None:
+    """The rollout that ``decided``, the latest decisions on rollouts, left under way beside the champion ``ruling``."""
+    found = state(decided)
+    if found is None or found.kind != job.promote.rollout.kind:
         return None
-    ruling = ctx.ledger.champion(ctx.job.name)
-    return found if ruling is not None and ruling.model.version == found.champion else None
+    promotion = ruling()
+    return found if promotion is not None and promotion.model.version == found.champion else None
 
 
 def recent(
-    ctx: JobContext, *, until: datetime | None = None, effective_by: datetime | None = None
+    ledger: Ledger, job: str, *, until: datetime | None = None, effective_by: datetime | None = None
 ) -> list[Decision]:
     """The latest decisions on rollouts, in order of recording, as far back as their `state` depends on them.
 
     That is to the start of a rollout, of one that was ``effective_by`` an instant; only decisions made ``until`` one.
     """
-    count = _FEW
+    count = FEW
     while True:
-        found = ctx.ledger.decisions(ctx.job.name, kind="rollout", until=until, last=count)
+        found = ledger.decisions(job, kind="rollout", until=until, last=count)
         starts = (d for d in found if d.outcome == "started" and (effective_by is None or effective(d) <= effective_by))
         if len(found) < count or next(starts, None) is not None:
             return found

@@ -293,7 +293,8 @@ def _record(ctx: JobContext, plan: ScoringPlan, manifest: Manifest) -> None:
     uri = f"{ctx.output}/predictions.manifest/{ctx.job.output_partition(plan.interval)}.json"
     text = stable.model_dump_json(indent=2) + "\n"
     if ctx.storage.read_text(uri) != text:
-        ctx.storage.write_text(uri, text)
+        # Not beside the other manifests: a sweep would have to look through all of them for what a killed process left.
+        ctx.storage.write_text(uri, text, staging=ctx.target("predictions", plan.interval).staging)
     reach("manifest.written")
     known = ctx.ledger.manifest(plan.job, plan.interval)
     heard = known is not None and (plan.quiet or not known.quiet)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import NoData, PipelineError, PublishConflict
@@ -17,12 +18,11 @@ from pipeline.storage.disk import Disk
 from pipeline.storage.objects import S3, Objects, serves_s3
 from pipeline.storage.places import STAGED, Place, answering, fetched, older, remove_where, replace, temporary
 from pipeline.storage.staged import UNCHANGED, Staged
-from pipeline.storage.targets import Current, Published, Target, sibling
+from pipeline.storage.targets import Current, Published, Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
-    from pathlib import Path
 
     import pyarrow as pa
 
@@ -144,14 +144,18 @@ class Storage:
                 return False
             return True
 
-    def write_text(self, uri: str, text: str) -> None:
-        """Replace a small UTF-8 file (a manifest, an HTML report) as a whole."""
+    def write_text(self, uri: str, text: str, *, staging: str | None = None) -> None:
+        """Replace a small UTF-8 file (a manifest, an HTML report) as a whole.
+
+        ``staging`` is the folder of the unfinished file, on the same file system and swept by `sweep`; by default the file's
+        own, where it would stay if the process died.
+        """
         place = Place.of(uri)
         with answering(f"writing {uri}", "the file, if there was one, is unchanged"):
             if (final := place.local) is None:
                 place.fs.pipe_file(place.path, text.encode())
                 return
-            staged = temporary(final.parent, f".{final.name}")
+            staged = temporary(Path(Place.of(staging).path) if staging else final.parent, f".{final.name}")
             try:
                 staged.write_bytes(text.encode())
                 replace(staged, final)
@@ -174,7 +178,6 @@ class Storage:
         with answering(f"sweeping beside {root}", "some leftovers may remain"):
             return [
                 *_kind(root).sweep(root, staged_before, superseded_before),
-                *remove_where(sibling(root, "manifest"), older(staged_before, only=STAGED)),
                 *remove_where(str(self._scratch), older(staged_before, only=STAGED)),
             ]
 

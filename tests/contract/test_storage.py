@@ -691,7 +691,7 @@ def test_a_storage_that_does_not_answer_is_not_a_missing_file(storage: Storage, 
 def test_text_is_replaced_as_a_whole(storage: Storage, base: str) -> None:
     uri = f"{base}/predictions.manifest/hr=01/ds=1.json"
     for text in ("größer\r\n", "", '{"rows": 1}\n'):
-        storage.write_text(uri, text)
+        storage.write_text(uri, text, staging=f"{base}/predictions.staging")
         assert storage.read_text(uri) == text
     assert files_under(base) == ["predictions.manifest/hr=01/ds=1.json"]
 
@@ -703,7 +703,6 @@ def test_a_sweep_removes_by_age_what_is_unfinished_or_superseded_and_nothing_els
         publish(storage, target, rows(count))
     storage.write_text(f"{base}/predictions.manifest/{DAY}.json", "{}")
     put(f"{base}/predictions.staging/killed.staged", b"half")
-    put(f"{base}/predictions.manifest/.{DAY}.json.1.staged", b"half")
     put(f"{scratch}/copy.1.staged", b"half")
     put(f"{scratch}/other.txt", b"not ours")
     kept = [f"predictions.manifest/{DAY}.json", f"predictions/{DAY}/part-0.parquet"]
@@ -712,7 +711,6 @@ def test_a_sweep_removes_by_age_what_is_unfinished_or_superseded_and_nothing_els
     removed = storage.sweep(target.root, staged_before=FUTURE, superseded_before=PAST)
     assert removed == [
         f"{base}/predictions.staging/killed.staged",
-        f"{base}/predictions.manifest/.{DAY}.json.1.staged",
         f"{scratch}/copy.1.staged",
     ]
     removed = storage.sweep(target.root, staged_before=PAST, superseded_before=FUTURE)
