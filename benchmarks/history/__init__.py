@@ -1,0 +1,1 @@
+"""What an interval, `status` and DAG parsing cost beside a long history and many jobs."""
