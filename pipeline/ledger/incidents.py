@@ -24,10 +24,11 @@ def state(job: str, incident: str) -> sa.Select[Any]:
 
 def latest(job: str, *, open_only: bool, last: int | None) -> sa.Select[Any]:
     """The payloads of the job's incidents as they are now, newest opening first; only the first ``last`` of them."""
-    query = _now().where(standing.c.job == job)
+    query, opened = _now().where(standing.c.job == job), standing.c.opened.desc()
     if open_only:
-        query = query.where(standing.c.is_open == 1)
-    return query.order_by(standing.c.opened.desc(), standing.c.incident.desc()).limit(last)
+        # The few of them are sorted: in the order of openings they would be looked for among all.
+        query, opened = query.where(standing.c.is_open == 1), (standing.c.opened + 0).desc()
+    return query.order_by(opened, standing.c.incident.desc()).limit(last)
 
 
 def relevant(job: str, closed_after: int | None, cause: str) -> sa.Select[Any]:

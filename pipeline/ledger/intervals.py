@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 def newest(table: sa.Table, where: Sequence[ColumnElement[bool]], *newest_by: sa.Column[Any]) -> sa.Select[Any]:
     """Of each interval the newest payload, the greatest of ``newest_by``, then the one recorded last; the last first."""
+    # Sums are in no index: the rows are found by the conditions, and not in the order of all intervals.
     rank = sa.func.row_number().over(
-        partition_by=(table.c.interval_start, table.c.interval_end),
+        partition_by=(table.c.interval_start + 0, table.c.interval_end + 0),
         order_by=[column.desc() for column in (*newest_by, table.c.id)],
     )
     columns = (table.c.payload, table.c.interval_start, table.c.interval_end, rank.label("rank"))
@@ -40,7 +41,7 @@ def between(
     if last is None:
         bounds = [*([] if after is None else [end > after]), *([] if until is None else [end <= until])]
         return newest(table, [*own, *bounds], *newest_by)
-    # Sums are in no index: these bounds are looked at on the way back from the end of the one by intervals.
+    # These bounds are looked at on the way back from the end of the index by intervals.
     where = [*own, *([] if after is None else [end + 0 > after])]
     if until is not None:
         where += [start < until, end + 0 <= until]
