@@ -721,6 +721,17 @@ def test_a_sweep_removes_by_age_what_is_unfinished_or_superseded_and_nothing_els
         assert not Path(f"{base.removeprefix('file://')}/predictions.versions/{DAY}").exists()
 
 
+def test_a_sweep_does_not_look_at_published_partitions_however_many_there_are(storage: Storage, tmp_path: Path) -> None:
+    for published in ("predictions", "predictions.manifest"):
+        (tmp_path / published).mkdir()
+        # Whatever lists this fails.
+        (tmp_path / published / "loop").symlink_to(tmp_path / published / "loop")
+    (tmp_path / "predictions.staging").mkdir()
+    (tmp_path / "predictions.staging" / "killed.staged").write_bytes(b"half")
+    removed = storage.sweep(f"{tmp_path}/predictions", staged_before=FUTURE, superseded_before=FUTURE)
+    assert removed == [f"{tmp_path}/predictions.staging/killed.staged"]
+
+
 def test_a_superseded_file_is_kept_for_its_full_time_however_old_it_was(storage: Storage, tmp_path: Path) -> None:
     target = Target(f"{tmp_path}/predictions", DAY)
     publish(storage, target, rows(1))

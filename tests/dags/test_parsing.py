@@ -54,7 +54,7 @@ for file in FILES:
 def parse(tmp_path):
     """A function that parses files in an interpreter without heavy libraries; facts of each file by its name."""
 
-    def run(jobs: Path, *files: Path):
+    def run(jobs: Path, *files: Path, task_of: str = ""):
         environ = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "_AIRFLOW"))}
         environ.pop("PYTHONDONTWRITEBYTECODE", None)
         environ |= {
@@ -62,6 +62,8 @@ def parse(tmp_path):
             "PIPELINE_JOBS": str(jobs),
             "PYTHONPATH": os.pathsep.join(map(str, (REPOSITORY, REPOSITORY / "dags", REPOSITORY / "plugins"))),
         }
+        if task_of:
+            environ["_AIRFLOW_PARSING_CONTEXT_DAG_ID"] = task_of
         command = [sys.executable, "-c", PARSE, json.dumps(HEAVY), json.dumps([str(file) for file in files])]
         done = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=120)
         facts = dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith("["))
@@ -99,6 +101,19 @@ def test_parsing_a_file_costs_little_more_than_airflow_itself(parse, folder, job
     seconds = {name: round(fact["seconds"], 2) for name, fact in facts.items()}
     print(f"CPU seconds with {jobs} job(s): {seconds}")
     assert max(seconds.values()) <= limit
+
+
+def test_a_tasks_process_parses_as_fast_beside_500_jobs_as_beside_5(parse, folder):
+    few, many = folder(5), folder(500)
+    file = REPOSITORY / "dags" / "scoring.py"
+
+    def seconds(jobs):
+        facts = (parse(jobs, file, task_of="job_3__score") for _ in range(3))
+        return min(fact["scoring.py"]["seconds"] for fact in facts)
+
+    found = seconds(few), seconds(many)
+    print(f"CPU seconds in a task's process beside 5 and 500 jobs: {found}")
+    assert found[1] <= 1.5 * found[0]
 
 
 def test_a_broken_job_hides_no_good_one_and_is_reported_with_file_and_field(deploy, parcels, folder, monkeypatch):

@@ -82,3 +82,18 @@ def test_equal_values_become_equal_columns_whatever_types_the_files_have(make_jo
     (first,), (second,) = (list(comparable(job, table.to_batches())) for table in (plain, other))
     assert first == second
     assert [str(field.type) for field in first.schema] == ["int64", "timestamp[us, tz=UTC]", "double", "string"]
+
+
+def test_shares_in_a_sample_are_off_by_no_more_than_is_stated_in_95_of_100():
+    # The bound of the documentation: with 95 % confidence no share is off by more than sqrt(ln(2 / 0.05) / (2 n)).
+    size, population = 500, 10_000
+    stated = np.sqrt(np.log(2 / 0.05) / (2 * size))
+    table, beyond = rows(population), 0
+    for seed in range(200):
+        sample = KeySample(["id"], size, seed)
+        sample.add(table)
+        ranks = np.sort(sample.table()["id"].to_numpy())
+        # Distance between the sample's distribution function and that of all rows, at its steps and just before them.
+        own, true = np.arange(1, size + 1) / size, (ranks + 1) / population
+        beyond += max(np.abs(own - true).max(), np.abs(own - 1 / size - (true - 1 / population)).max()) > stated
+    assert beyond <= 10

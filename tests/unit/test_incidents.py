@@ -432,3 +432,24 @@ def test_no_report_speaks_for_or_against_a_withdrawal():
     reports: list[Reported] = [drift(day, column(verdict="stable")) for day in range(1, 5)]
     reports += [performance(day, "stable") for day in range(1, 5)]
     assert after(reports, [incident]) == {incident.id: incident}
+
+
+def test_former_incidents_that_ended_by_the_start_of_a_report_change_nothing_of_it(rng):
+    known: dict[str, Incident] = {}
+    for day in range(200):
+        # One in three reports is late or repeated.
+        of = day if rng.random() < 0.67 else max(day - int(rng.integers(1, 12)), 0)
+        if rng.random() < 0.5:
+            columns = [column(name, str(rng.choice(["drift", "stable"]))) for name in ("temp", "prediction")]
+            faults = (Fault(column="hum", kind="stuck", detail="one value"),) if rng.random() < 0.3 else ()
+            report = drift(of, *columns, faults=faults)
+        else:
+            report = performance(
+                of, str(rng.choice(["drift", "stable"])), cause=rng.choice(["broken_data", "concept", None])
+            )
+        open_, closed = ([i for i in known.values() if i.status == status] for status in ("open", "closed"))
+        lasting = [incident for incident in closed if incident.closed > report.start]
+        changed = incidents.update(open_, report, closed=closed)
+        assert incidents.update(open_, report, closed=lasting) == changed
+        known |= {incident.id: incident for incident in changed}
+    assert sum(incident.status == "closed" for incident in known.values()) > 10

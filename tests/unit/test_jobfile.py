@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import jobfile
+from pipeline.document import Document
 from pipeline.errors import InvalidJob, UnknownJob
 
 GOOD = """\
@@ -375,3 +376,42 @@ def test_a_hundred_files_are_read_within_a_second(write, tmp_path):
     jobs, broken = jobfile.load_all(tmp_path)
     assert (len(jobs), broken) == (100, ())
     assert time.process_time() - began < 2  # measured: 0.5 s; the rest is room for a loaded machine
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    """The files that are parsed, as they are."""
+    seen = []
+    read = Document.read.__func__
+
+    def noted(cls, path):
+        seen.append(path.name)
+        return read(cls, path)
+
+    monkeypatch.setattr(Document, "read", classmethod(noted))
+    return seen
+
+
+def test_a_job_is_found_without_parsing_those_of_others(tmp_path, parsed):
+    for name in ("shop", "shop_orders", "shop_orders_eu", "orders"):
+        (tmp_path / f"{name}.yaml").write_text(GOOD.replace("shop_orders", name))
+    assert jobfile.find("shop_orders", tmp_path).name == "shop_orders"
+    assert parsed == ["shop_orders.yaml"]
+
+
+def test_a_job_is_found_in_a_file_of_any_name(tmp_path, parsed):
+    (tmp_path / "a.yml").write_text(GOOD)
+    (tmp_path / "b.yaml").write_text(GOOD.replace("shop_orders", "other"))
+    assert jobfile.find("shop_orders", tmp_path).name == "shop_orders"
+    assert jobfile.path_of("shop_orders", tmp_path) == tmp_path / "a.yml"
+    assert set(parsed) == {"a.yml"}
+
+
+@pytest.mark.parametrize(
+    "name", ["shop_orders", "'shop_orders'", '"shop\\x5forders"', "&n shop_orders", "!!str shop_orders"]
+)
+def test_a_name_that_two_files_declare_is_never_found_however_it_is_written(tmp_path, name):
+    (tmp_path / "shop_orders.yaml").write_text(GOOD)
+    (tmp_path / "twin.yaml").write_text(GOOD.replace("name: shop_orders", f"name: {name}"))
+    with pytest.raises(InvalidJob, match="a name that no other file declares"):
+        jobfile.find("shop_orders", tmp_path)
