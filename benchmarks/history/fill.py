@@ -86,7 +86,7 @@ def _age(path: Path, jobs: list[str], intervals: int) -> None:
         for index in indexes:
             index.drop(connection)
     with closing(sqlite3.connect(path)) as ledger:
-        for pragma in ("journal_mode = WAL", "synchronous = OFF", "cache_size = -400000", "temp_store = MEMORY"):
+        for pragma in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -400000", "temp_store = MEMORY"):
             ledger.execute(f"PRAGMA {pragma}")
         ledger.execute("CREATE TEMP TABLE own (name TEXT, place INTEGER)")
         ledger.executemany("INSERT INTO own VALUES (?, ?)", [(name, place) for place, name in enumerate(jobs)])
@@ -103,10 +103,9 @@ def _age(path: Path, jobs: list[str], intervals: int) -> None:
         for table, column in moved.items():
             last = lived["manifests" if table == "unmeasured" else "incidents"]
             ledger.execute(f"UPDATE {table} SET {column} = {column} + {_NEWER} WHERE {column} <= {last}")
-        ledger.commit()
-    with engine.begin() as connection:
         for index in indexes:
-            index.create(connection)
+            ledger.execute(str(sa.schema.CreateIndex(index).compile(engine)))
+        ledger.commit()
     engine.dispose()
 
 
