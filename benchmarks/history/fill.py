@@ -85,6 +85,7 @@ def _age(path: Path, jobs: list[str], intervals: int) -> None:
     with engine.begin() as connection:
         for index in indexes:
             index.drop(connection)
+    engine.dispose()  # no journal for what can be made again: that needs the file for itself
     with closing(sqlite3.connect(path)) as ledger:
         for pragma in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -400000", "temp_store = MEMORY"):
             ledger.execute(f"PRAGMA {pragma}")
@@ -106,7 +107,6 @@ def _age(path: Path, jobs: list[str], intervals: int) -> None:
         for index in indexes:
             ledger.execute(str(sa.schema.CreateIndex(index).compile(engine)))
         ledger.commit()
-    engine.dispose()
 
 
 def _past(intervals: int, end: int, readable: int) -> list[str]:
