@@ -69,5 +69,5 @@ clean: ## Remove the environment and the demo
 
 lock: install ## Resolve the dependencies again and write requirements.lock
 	rm -f requirements.lock
-	$(BIN)/uv pip compile pyproject.toml --extra postgres --extra s3 --group dev --universal --python-version 3.11 \
-		--generate-hashes --no-header --no-annotate --quiet --output-file requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --extra postgres --extra s3 --extra ray --group dev --universal \
+		--python-version 3.11 --generate-hashes --no-header --no-annotate --quiet --output-file requirements.lock

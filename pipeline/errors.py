@@ -165,6 +165,10 @@ class NotDelivered(TransientError):
     """A message did not reach a channel."""
 
 
+class ClusterUnavailable(TransientError):
+    """The Ray cluster did not answer, or lost workers more often than it could replace them."""
+
+
 class PublishConflict(TransientError):
     """Another run published the same partition in the meantime; its file stays, and this run's was removed."""
 

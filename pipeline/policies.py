@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Task = Literal["binary", "multiclass", "regression"]
-Backend = Literal["threads", "processes"]
+Backend = Literal["threads", "processes", "ray"]
 MetricName = Literal["roc_auc", "log_loss", "brier", "calibration_error", "accuracy", "macro_f1", "mae", "rmse", "bias"]
 
 # The first of each task is the job's metric unless it names another.
@@ -109,21 +109,40 @@ class Checks(Model):
 
 
 class Engine(Model):
-    """How a partition is scored on one machine. What is published does not depend on it."""
+    """Where a partition is scored. What is published does not depend on it."""
 
     backend: Backend = Field(
         default="threads",
         description="threads: for models that may be called from several threads at once and whose arithmetic leaves the "
         "interpreter free, as those of scikit-learn and all accelerated ones; processes: for all others, each process "
-        "gets the model once.",
+        "gets the model once; ray: the nodes of a Ray cluster (docs/scaling.md).",
+    )
+    address: str | None = Field(
+        default=None,
+        pattern=r"^(auto|(ray://)?([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5})$",
+        description="ray: where the cluster is. ray://host:10001 from anywhere; host:6379 or auto on a node of the cluster.",
     )
     workers: int | None = Field(
         default=None,
         ge=1,
         le=256,
-        description="Batches scored at once, at most what PIPELINE_WORKERS allows; default: that, which is by default "
-        "the number of processors.",
+        description="Batches scored at once. On this machine at most what PIPELINE_WORKERS allows; default: that, which is "
+        "by default the number of processors. ray: default is the number of the cluster's processors, at most 64.",
     )
+
+    @model_validator(mode="after")
+    def _has_address(self) -> Self:
+        if self.backend == "ray" and self.address is None:
+            raise ValueError(
+                "engine.backend ray needs engine.address: ray://host:10001 from anywhere, host:6379 or auto on a node of "
+                "the cluster"
+            )
+        if self.backend != "ray" and self.address is not None:
+            raise ValueError(
+                f"engine.address {self.address!r} is where a Ray cluster is, and engine.backend is {self.backend}; set "
+                "backend: ray, or remove the address"
+            )
+        return self
 
 
 class Reference(Model):

@@ -1,6 +1,7 @@
 """Batches worked on several at a time, answers in the order of the batches: the one place with threads and worker processes.
 
-Owns joblib and threadpoolctl. Must not know what is done to a batch; what comes out never depends on how many work on it.
+Owns joblib and threadpoolctl; `pipeline.remote` does the same on a cluster. Must not know what is done to a batch; what comes
+out never depends on how many work on it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
+_Awaited = TypeVar("_Awaited", covariant=True)
 
 # Batches beyond those being worked on: one is ready when a worker is, and one is on its way out.
 _SPARE = 2
@@ -41,23 +43,34 @@ def in_order(
     question: Callable[[_Item], Any],
     *,
     backend: Backend = "threads",
-    workers: int = 1,
+    workers: int | None = 1,
+    address: str | None = None,
 ) -> Generator[tuple[_Item, _Answer], None, None]:
     """Every item with ``task(question(item))``, in the order of ``items``, computed by ``workers`` threads or processes.
 
-    At most ``workers`` + 2 items are held at once; with 0 workers each is computed where the caller is, before the next is
-    asked for. Processes get ``task`` once and each ``question(item)`` by copy, so both must survive pickling. Numerical
-    libraries use one thread per worker: their results must not depend on the machine. An error, of the items or of a
-    task, is raised where its item would have come, and what is computed beyond it is dropped.
+    ``ray`` is a cluster at ``address``; its workers are as many as its processors (at most 64) for ``None``. At most ``workers``
+    + 2 items are held at once; with 0 workers each is computed where the caller is, before the next is asked for.
+    Processes, near or far, get ``task`` once and each ``question(item)`` by copy, so both must survive pickling. Numerical
+    libraries use one thread per worker: their results must not depend on the machine. An error, of the items or of a task,
+    is raised where its item would have come, and what is computed beyond it is dropped. Of a cluster: what
+    `pipeline.remote` raises.
     """
-    with _one_thread_each(), _pool(backend, workers, task) as submit:
-        yield from _drained(iter(items), lambda item: submit(question(item)), workers + _SPARE)
+    with _one_thread_each(), _pool(backend, workers, address, task) as (submit, count):
+        yield from _drained(iter(items), lambda item: submit(question(item)), count + _SPARE)
+
+
+class _Reply(Protocol[_Awaited]):
+    """A `Future`, as far as it is needed."""
+
+    def done(self) -> bool: ...
+
+    def result(self) -> _Awaited: ...
 
 
 def _drained(
-    items: Iterator[_Item], submit: Callable[[_Item], Future[_Answer]], most: int
+    items: Iterator[_Item], submit: Callable[[_Item], _Reply[_Answer]], most: int
 ) -> Iterator[tuple[_Item, _Answer]]:
-    waiting: deque[tuple[_Item, Future[_Answer]]] = deque()
+    waiting: deque[tuple[_Item, _Reply[_Answer]]] = deque()
     failure: Exception | None = None
     while True:
         try:
@@ -83,17 +96,35 @@ def _drained(
 
 
 @contextmanager
-def _pool(backend: Backend, workers: int, task: Callable[[Any], _Answer]) -> Iterator[Callable[[Any], Future[_Answer]]]:
+def _pool(
+    backend: Backend, workers: int | None, address: str | None, task: Callable[[Any], _Answer]
+) -> Iterator[tuple[Callable[[Any], _Reply[_Answer]], int]]:
+    """What takes questions, and how many it works on at once."""
     if workers == 0:
-        yield lambda question: _done(task(question))
-        return
-    if backend == "threads":
-        threads = ThreadPoolExecutor(workers, "scoring", initializer=_use_one_thread)
-        try:
-            yield lambda question: threads.submit(task, question)
-        finally:
-            threads.shutdown(wait=True, cancel_futures=True)
-        return
+        yield lambda question: _done(task(question)), 0
+    elif backend == "ray":
+        assert address is not None
+        from pipeline import remote
+
+        with remote.connected(address, task, prepare=_use_one_thread, workers=workers) as cluster:
+            yield cluster.submit, cluster.workers
+    else:
+        assert workers is not None
+        with (_threads if backend == "threads" else _processes)(workers, task) as submit:
+            yield submit, workers
+
+
+@contextmanager
+def _threads(workers: int, task: Callable[[Any], _Answer]) -> Iterator[Callable[[Any], _Reply[_Answer]]]:
+    threads = ThreadPoolExecutor(workers, "scoring", initializer=_use_one_thread)
+    try:
+        yield lambda question: threads.submit(task, question)
+    finally:
+        threads.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _processes(workers: int, task: Callable[[Any], _Answer]) -> Iterator[Callable[[Any], _Reply[_Answer]]]:
     from joblib.externals.loky import ProcessPoolExecutor
 
     processes = ProcessPoolExecutor(workers, initializer=_receive, initargs=(task, os.getpid()))

@@ -40,8 +40,13 @@ class JobContext:
     most_workers: int = 1
 
     @property
-    def workers(self) -> int:
-        """How many batches are scored at once: what the job asks for, and no more than this machine allows."""
+    def workers(self) -> int | None:
+        """How many batches are scored at once: what the job asks for, and no more than this machine allows.
+
+        A cluster is another machine: there it is what the job asks for, and ``None`` leaves it to the cluster.
+        """
+        if self.job.engine.backend == "ray":
+            return self.job.engine.workers
         return min(self.job.engine.workers or self.most_workers, self.most_workers)
 
     def target(self, dataset: DataSet, interval: Interval) -> Target:

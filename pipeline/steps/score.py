@@ -178,6 +178,7 @@ def _answered(
         lambda batch: batch.select(needed),
         backend=ctx.job.engine.backend,
         workers=count,
+        address=ctx.job.engine.address,
     )
 
 

@@ -68,6 +68,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
             "acceleration",
             "kernels",
             "workers",
+            "remote",
             "progress",
             "scaffold",
         ),
@@ -77,7 +78,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 )
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 # Files of one adapter that are not a folder.
-ADAPTER_OF = {"modelfiles": "registry", "acceleration": "engine", "kernels": "engine"}
+ADAPTER_OF = {"modelfiles": "registry", "acceleration": "engine", "kernels": "engine", "remote": "workers"}
 # A step may use those named before it.
 STEPS = (
     *(
@@ -112,6 +113,7 @@ OWNER = {
     "skops": "registry",
     "fsspec": "storage",
     "numba": "engine",
+    "ray": "workers",
 }
 # Reading a bounded sample of files that no job declares yet is the scaffold's own task. Detectors and estimates fit models
 # of their own, which are never registered.
@@ -396,7 +398,20 @@ def ruff(path: str, source: str) -> set[tuple[str, int]]:
     return {(found["code"], found["location"]["row"]) for found in json.loads(run.stdout)}
 
 
-HEAVY = ("airflow", "alibi_detect", "great_expectations", "mlflow", "pandas", "sklearn", "skops", "joblib", "torch")
+HEAVY = (
+    *(
+        "airflow",
+        "alibi_detect",
+        "great_expectations",
+        "mlflow",
+        "pandas",
+        "sklearn",
+        "skops",
+        "joblib",
+        "torch",
+        "ray",
+    ),
+)
 
 
 def test_ruff_bans_every_heavy_import_at_module_level() -> None:
