@@ -81,9 +81,9 @@ def _connected(address: str, workers: int | None, digest: str, content: bytes) -
             left_behind="nothing was published",
             next_step="pip install 'batch-inference-pipeline[ray]', or set engine.backend to threads or processes",
         ) from error
-    place = _place(address)
-    if place is not None and not _answers(place, _CONNECT_SECONDS):
-        raise _unreachable(address, f"no connection within {_CONNECT_SECONDS:.0f} seconds")
+    # Ray itself would ask for much longer.
+    if silence := _silence(address, _CONNECT_SECONDS):
+        raise _unreachable(address, silence)
     try:
         ray.init(address, log_to_driver=False, configure_logging=False)
     except ConnectionError as error:
@@ -144,10 +144,10 @@ def _awaited(address: str, ref: Any) -> bytes:
 
 def _require(address: str) -> None:
     """Raise `ClusterUnavailable` when nothing answers at the address for a while."""
-    place, until = _place(address), time.monotonic() + _AWAY_SECONDS
-    while place is not None and not _answers(place, _LOOK_SECONDS):
+    until = time.monotonic() + _AWAY_SECONDS
+    while silence := _silence(address, _LOOK_SECONDS):
         if time.monotonic() > until:
-            raise _unreachable(address, f"no connection for {_AWAY_SECONDS:.0f} seconds")
+            raise _unreachable(address, f"{silence}, for {_AWAY_SECONDS:.0f} seconds")
         time.sleep(_LOOK_SECONDS / 4)
 
 
@@ -192,20 +192,16 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def _place(address: str) -> tuple[str, int] | None:
-    """Host and port of an address; ``None`` for ``auto``, which Ray finds by itself."""
+def _silence(address: str, seconds: float) -> str:
+    """Why nothing answers at the address; empty when something does. Where ``auto`` is, Ray knows alone."""
     if address == "auto":
-        return None
+        return ""
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    return host.strip("[]"), int(port)
-
-
-def _answers(place: tuple[str, int], seconds: float) -> bool:
     try:
-        socket.create_connection(place, seconds).close()
-    except OSError:
-        return False
-    return True
+        socket.create_connection((host.strip("[]"), int(port)), seconds).close()
+    except OSError as error:
+        return str(error)
+    return ""
 
 
 def _packed(answer: Any, error: Exception | None = None) -> bytes:

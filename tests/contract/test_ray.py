@@ -1,0 +1,223 @@
+"""A partition on a Ray cluster of two nodes: the same bytes as here, errors as they are, and what a lost node costs.
+
+The cluster is real: two nodes on two loopback addresses, started once, mended where a test has ended a node.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.errors import ClusterUnavailable, ContractViolation, TerminalError
+from pipeline.policies import Engine
+from pipeline.remote import gateway
+from pipeline.runtime import Runtime
+from pipeline.steps import plan
+from pipeline.steps import score as scoring
+from pipeline.storage import ROW_GROUP
+from pipeline.workers import in_order
+from tests.clusters import HEAD, OTHER, ROOT, Cluster, free_ports
+
+pytestmark = pytest.mark.slow
+ROWS = 3 * ROW_GROUP + 1000
+
+
+@pytest.fixture(scope="module")
+def _cluster():
+    with pytest.MonkeyPatch.context() as patch:
+        cluster = Cluster()
+        for name, value in cluster.environment.items():
+            patch.setenv(name, value)
+        try:
+            yield cluster
+        finally:
+            cluster.close()
+
+
+@pytest.fixture
+def cluster(_cluster):
+    """The whole cluster; this process and its children may connect to it."""
+    _cluster.mend()
+    return _cluster
+
+
+class Counts:
+    """A task that says where it works, and how many answers it gave there; it fails for some numbers, after a while."""
+
+    def __init__(self, failures: dict[int, float] | None = None) -> None:
+        self.failures, self.answered = failures or {}, 0
+
+    def __call__(self, number: int) -> tuple[int, int, str, int, set[int]]:
+        import ray
+        from threadpoolctl import threadpool_info
+
+        time.sleep(self.failures.get(number, 0.02))
+        if number in self.failures:
+            raise ContractViolation(f"number {number} cannot be worked on", expected="another", got=str(number))
+        self.answered += 1
+        threads = {pool["num_threads"] for pool in threadpool_info()}
+        return number * number, os.getpid(), ray.util.get_node_ip_address(), self.answered, threads
+
+
+def on(cluster, task, items, **options):
+    return in_order(items, task, lambda item: item + 1, backend="ray", address=cluster.address, **options)
+
+
+def gateways() -> list[psutil.Process]:
+    """The processes of this one that are connected to a cluster."""
+    children = psutil.Process().children()
+    return [child for child in children if child.is_running() and "gateway" in " ".join(child.cmdline())]
+
+
+def test_both_nodes_answer_in_order_with_the_task_sent_once_to_each_process(cluster):
+    given, most, found = 0, 0, []
+
+    def items():
+        nonlocal given
+        for given in range(1, 61):
+            yield given - 1
+
+    for item, answer in on(cluster, Counts(), items()):
+        most = max(most, given - len(found))
+        found.append((item, answer))
+    assert [(item, answer[0]) for item, answer in found] == [(item, (item + 1) ** 2) for item in range(60)]
+    assert most <= 2 + 2
+    assert {answer[2] for _, answer in found} == {HEAD, OTHER}
+    by_process = {pid: [a[3] for _, a in found if a[1] == pid] for pid in {a[1] for _, a in found}}
+    assert all(sorted(counts) == list(range(1, len(counts) + 1)) for counts in by_process.values())
+    assert os.getpid() not in by_process
+    assert set.union(*(answer[4] for _, answer in found)) == {1}
+    assert gateways() == []
+
+
+def test_the_earliest_failure_is_raised_as_it_is_and_nothing_goes_on(cluster):
+    found = []
+    with pytest.raises(ContractViolation, match=r"^number 5 cannot be worked on; expected another; got 5") as raised:
+        found.extend(item for item, _ in on(cluster, Counts({5: 0.3, 6: 0.0}), range(50), workers=4))
+    assert type(raised.value) is ContractViolation
+    assert found == [0, 1, 2, 3]
+    assert gateways() == []
+
+
+@pytest.fixture
+def ready(runtime, orders, day, world):
+    """A deployment with a champion, and a day of four batches, some rows of which are bad."""
+    runtime.retrain(orders, day(10), bootstrap=True)
+    table = pq.read_table(world.features(10), partitioning=None)
+    pq.write_table(spread(table), world.features(10), row_group_size=ROW_GROUP)
+    return runtime
+
+
+def spread(table: pa.Table) -> pa.Table:
+    """Many orders out of a day's few."""
+    index = np.arange(ROWS)
+    few = table.take(pa.array(index % table.num_rows))
+    amount = np.where(index % 40_000 == 9, np.inf, few["amount"].to_numpy() + index % 97)
+    return few.set_column(0, "row_id", pa.array(index)).set_column(2, "amount", pa.array(amount))
+
+
+def published(ready, job, start, **engine):
+    """What one run with that engine publishes: the digest of the predictions, the quarantine, and the accounts."""
+    workers = engine.get("workers")
+    with Runtime(ready.settings.model_copy(update={"workers": workers}), ready.clock) as runtime:
+        context = runtime.context(job.model_copy(update={"engine": Engine(**engine)}))
+        made = scoring.score(context, plan.plan(context, job.interval(start)), again=True)
+    return made.sha256, Path(made.quarantine_path).read_bytes(), made.rows_scored, str(made.reasons)
+
+
+def nothing_published(ready, job) -> bool:
+    return not [path for path in Path(ready.context(job).output).rglob("*") if path.suffix == ".parquet"]
+
+
+def test_the_bytes_published_are_those_of_any_number_of_workers_here(cluster, ready, orders, day):
+    here = {published(ready, orders, day(10), workers=count) for count in (1, 2, 4)}
+    here.add(published(ready, orders, day(10), backend="processes", workers=2))
+    there = published(ready, orders, day(10), backend="ray", address=cluster.address)
+    from_afar = published(ready, orders, day(10), backend="ray", address=cluster.client_address, workers=4)
+    assert len({*here, there, from_afar}) == 1
+    assert there[2] + 10 == ROWS
+
+
+def test_a_batch_that_cannot_be_scored_stops_the_partition(cluster, runtime, orders, day, world):
+    trained = {"trainer": "tests.clusters:fragile", "trusted_types": ("tests.clusters.Fragile",), "parameters": {}}
+    job = orders.model_copy(update={"model": orders.model.model_copy(update=trained)})
+    runtime.retrain(job, day(10), bootstrap=True)
+    few = spread(pq.read_table(world.features(10), partitioning=None))
+    amount = few["amount"].to_numpy().copy()
+    amount[2 * ROW_GROUP + 5] = -1.0
+    pq.write_table(few.set_column(2, "amount", pa.array(amount)), world.features(10), row_group_size=ROW_GROUP)
+    with pytest.raises(ContractViolation, match="finite"):
+        published(runtime, job, day(10), backend="ray", address=cluster.address)
+    assert nothing_published(runtime, job)
+
+
+def losing(cluster, node):
+    """The real batches of a partition, and the loss of a node while the first of them are being worked on."""
+    accepted = scoring._accepted
+
+    def batches(*arguments):
+        for number, batch in enumerate(accepted(*arguments)):
+            if number == 2:
+                cluster.kill(node)
+            yield batch
+
+    return batches
+
+
+def test_a_node_lost_during_a_partition_costs_time_and_no_byte(cluster, ready, orders, day, monkeypatch):
+    here = published(ready, orders, day(10), workers=2)
+    monkeypatch.setattr(scoring, "_accepted", losing(cluster, OTHER))
+    assert published(ready, orders, day(10), backend="ray", address=cluster.address, workers=2) == here
+
+
+def test_a_cluster_lost_during_a_partition_is_an_error_that_may_pass(cluster, ready, orders, day, monkeypatch):
+    monkeypatch.setattr(scoring, "_accepted", losing(cluster, HEAD))
+    with pytest.raises(ClusterUnavailable, match=r"went away|is lost|could not be given"):
+        published(ready, orders, day(10), backend="ray", address=cluster.address, workers=2)
+    assert nothing_published(ready, orders)
+    assert gateways() == []
+
+
+def test_an_address_where_nothing_answers_is_an_error_that_may_pass():
+    (port,) = free_ports(HEAD, 1)
+    for address in (f"{HEAD}:{port}", f"ray://{HEAD}:{port}"):
+        with pytest.raises(ClusterUnavailable, match=rf"{address} does not answer.*next: look at the cluster"):
+            list(in_order(range(3), abs, lambda item: item, backend="ray", address=address))
+
+
+def test_where_ray_is_not_installed_the_error_says_how_to_install_it(tmp_path, monkeypatch):
+    (tmp_path / "ray.py").write_text("raise ModuleNotFoundError(\"No module named 'ray'\")")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(
+        TerminalError, match=r"Ray is not installed here.*pip install 'batch-inference-pipeline\[ray\]'"
+    ):
+        list(in_order(range(3), abs, lambda item: item, backend="ray", address="127.0.0.1:6379"))
+
+
+def test_workers_with_other_releases_are_refused_by_name():
+    gateway._require_same(gateway._versions())
+    with pytest.raises(TerminalError, match=r"other releases.*expected numpy 1\.0; got numpy (?!1\.0;).*run the image"):
+        gateway._require_same({**gateway._versions(), "numpy": "1.0"})
+
+
+def test_nothing_imports_ray_until_a_job_asks_for_it():
+    program = "import sys, pipeline.runtime, pipeline.workers, pipeline.remote.gateway; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("backend", ["threads", "ray"])
+def test_a_partition_of_one_batch_needs_no_cluster(backend, runtime, orders, day):
+    runtime.retrain(orders, day(10), bootstrap=True)
+    where = {"address": "127.0.0.1:1"} if backend == "ray" else {}
+    job = orders.model_copy(update={"engine": Engine(backend=backend, **where)})
+    (manifest,) = runtime.score(job, day(10))
+    assert manifest.rows_scored == 300
