@@ -68,6 +68,15 @@ class Cluster:
         for node in (HEAD, OTHER):
             _await(lambda node=node: _STARTED in self._log(node).read_text(), f"node {node}")
 
+    def await_work(self, node: str) -> None:
+        """Return once a task runs on the node."""
+
+        def busy() -> bool:
+            workers = psutil.Process(self._nodes[node].pid).children(recursive=True)
+            return any("ray::_work" in each.cmdline()[:1] for each in workers if each.is_running())
+
+        _await(busy, f"a task on {node}")
+
     def kill(self, node: str) -> None:
         """End a node at once, with everything that runs on it."""
         process = self._nodes.pop(node)
@@ -132,7 +141,7 @@ def answers(host: str, port: int) -> bool:
 def _await(true: Any, what: str) -> None:
     until = time.monotonic() + _STARTING_SECONDS
     while not true():
-        assert time.monotonic() < until, f"{what} did not start"
+        assert time.monotonic() < until, f"{what}: not started in time"
         time.sleep(0.1)
 
 

@@ -6,6 +6,7 @@ The cluster is real: two nodes on two loopback addresses, started once, mended w
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,18 +15,20 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import ClusterUnavailable, ContractViolation, TerminalError
+from pipeline.job import ModelSpec, Output
 from pipeline.policies import Engine
 from pipeline.remote import gateway
 from pipeline.runtime import Runtime
+from pipeline.settings import Settings
 from pipeline.steps import plan
 from pipeline.steps import score as scoring
 from pipeline.storage import ROW_GROUP
 from pipeline.workers import in_order
 from tests.clusters import HEAD, OTHER, ROOT, Cluster, free_ports
+from tests.worlds import day, write_world
 
 pytestmark = pytest.mark.slow
 ROWS = 3 * ROW_GROUP + 1000
@@ -83,13 +86,15 @@ def test_both_nodes_answer_in_order_with_the_task_sent_once_to_each_process(clus
 
     def items():
         nonlocal given
-        for given in range(1, 61):
+        # A node whose worker process starts late must get its turn.
+        while given < 60 or (given < 2000 and len({answer[2] for _, answer in found}) < 2):
+            given += 1
             yield given - 1
 
     for item, answer in on(cluster, Counts(), items()):
         most = max(most, given - len(found))
         found.append((item, answer))
-    assert [(item, answer[0]) for item, answer in found] == [(item, (item + 1) ** 2) for item in range(60)]
+    assert [(item, answer[0]) for item, answer in found] == [(item, (item + 1) ** 2) for item in range(given)]
     assert most <= 2 + 2
     assert {answer[2] for _, answer in found} == {HEAD, OTHER}
     by_process = {pid: [a[3] for _, a in found if a[1] == pid] for pid in {a[1] for _, a in found}}
@@ -108,13 +113,32 @@ def test_the_earliest_failure_is_raised_as_it_is_and_nothing_goes_on(cluster):
     assert gateways() == []
 
 
+@pytest.fixture(scope="module")
+def _deployment(tmp_path_factory, _mlflow_template):
+    """A deployment, and twelve days of orders, day 10 being one of four batches with some bad rows."""
+    root = tmp_path_factory.mktemp("ray")
+    world = write_world(root / "data", days=12, rows=300)
+    world.rewrite(10, spread)
+    shutil.copy(_mlflow_template, root / "mlflow.db")
+    settings = Settings.in_home(root / "home", jobs=root / "jobs", tracking_uri=f"sqlite:///{root / 'mlflow.db'}")
+    with Runtime(settings, lambda: day(40)) as runtime:
+        yield runtime, world
+
+
 @pytest.fixture
-def ready(runtime, orders, day, world):
-    """A deployment with a champion, and a day of four batches, some rows of which are bad."""
-    runtime.retrain(orders, day(10), bootstrap=True)
-    table = pq.read_table(world.features(10), partitioning=None)
-    pq.write_table(spread(table), world.features(10), row_group_size=ROW_GROUP)
-    return runtime
+def runtime(_deployment):
+    """The one deployment of this module."""
+    return _deployment[0]
+
+
+@pytest.fixture
+def orders(_deployment, orders_on, tmp_path):
+    """The job, with a champion, publishing where nothing is yet."""
+    runtime, world = _deployment
+    job = orders_on(world, output={"uri": str(tmp_path)})
+    if not runtime.ledger.models(job.name):
+        runtime.retrain(job, day(10), bootstrap=True)
+    return job
 
 
 def spread(table: pa.Table) -> pa.Table:
@@ -125,39 +149,50 @@ def spread(table: pa.Table) -> pa.Table:
     return few.set_column(0, "row_id", pa.array(index)).set_column(2, "amount", pa.array(amount))
 
 
-def published(ready, job, start, **engine):
+def published(runtime, job, start, **engine):
     """What one run with that engine publishes: the digest of the predictions, the quarantine, and the accounts."""
     workers = engine.get("workers")
-    with Runtime(ready.settings.model_copy(update={"workers": workers}), ready.clock) as runtime:
-        context = runtime.context(job.model_copy(update={"engine": Engine(**engine)}))
+    with Runtime(runtime.settings.model_copy(update={"workers": workers}), runtime.clock) as opened:
+        context = opened.context(job.model_copy(update={"engine": Engine(**engine)}))
         made = scoring.score(context, plan.plan(context, job.interval(start)), again=True)
     return made.sha256, Path(made.quarantine_path).read_bytes(), made.rows_scored, str(made.reasons)
 
 
-def nothing_published(ready, job) -> bool:
-    return not [path for path in Path(ready.context(job).output).rglob("*") if path.suffix == ".parquet"]
+def nothing_published(job) -> bool:
+    return not [path for path in Path(job.output.uri).rglob("*") if path.suffix == ".parquet"]
 
 
-def test_the_bytes_published_are_those_of_any_number_of_workers_here(cluster, ready, orders, day):
-    here = {published(ready, orders, day(10), workers=count) for count in (1, 2, 4)}
-    here.add(published(ready, orders, day(10), backend="processes", workers=2))
-    there = published(ready, orders, day(10), backend="ray", address=cluster.address)
-    from_afar = published(ready, orders, day(10), backend="ray", address=cluster.client_address, workers=4)
+def test_the_bytes_published_are_those_of_any_number_of_workers_here(cluster, runtime, orders):
+    here = {published(runtime, orders, day(10), workers=count) for count in (1, 2, 4)}
+    here.add(published(runtime, orders, day(10), backend="processes", workers=2))
+    there = published(runtime, orders, day(10), backend="ray", address=cluster.address)
+    from_afar = published(runtime, orders, day(10), backend="ray", address=cluster.client_address, workers=4)
     assert len({*here, there, from_afar}) == 1
     assert there[2] + 10 == ROWS
 
 
-def test_a_batch_that_cannot_be_scored_stops_the_partition(cluster, runtime, orders, day, world):
-    trained = {"trainer": "tests.clusters:fragile", "trusted_types": ("tests.clusters.Fragile",), "parameters": {}}
-    job = orders.model_copy(update={"model": orders.model.model_copy(update=trained)})
+def test_a_batch_that_cannot_be_scored_stops_the_partition(cluster, runtime, orders, tmp_path):
+    world = write_world(tmp_path / "data", days=10, rows=300)
+    job = orders.model_copy(
+        update={
+            "name": "fragile",
+            "features": orders.features.model_copy(update={"uri": str(tmp_path / "data/features")}),
+            "model": ModelSpec(trainer="tests.clusters:fragile", trusted_types=("tests.clusters.Fragile",)),
+            "output": Output(uri=str(tmp_path / "out")),
+        }
+    )
     runtime.retrain(job, day(10), bootstrap=True)
-    few = spread(pq.read_table(world.features(10), partitioning=None))
-    amount = few["amount"].to_numpy().copy()
-    amount[2 * ROW_GROUP + 5] = -1.0
-    pq.write_table(few.set_column(2, "amount", pa.array(amount)), world.features(10), row_group_size=ROW_GROUP)
+    world.rewrite(10, lambda few: replaced(spread(few), row=2 * ROW_GROUP + 5, amount=-1.0))
     with pytest.raises(ContractViolation, match="finite"):
         published(runtime, job, day(10), backend="ray", address=cluster.address)
-    assert nothing_published(runtime, job)
+    assert nothing_published(job)
+
+
+def replaced(table: pa.Table, row: int, amount: float) -> pa.Table:
+    """The table with another amount in one row."""
+    values = table["amount"].to_numpy().copy()
+    values[row] = amount
+    return table.set_column(2, "amount", pa.array(values))
 
 
 def losing(cluster, node):
@@ -167,23 +202,24 @@ def losing(cluster, node):
     def batches(*arguments):
         for number, batch in enumerate(accepted(*arguments)):
             if number == 2:
+                cluster.await_work(node)
                 cluster.kill(node)
             yield batch
 
     return batches
 
 
-def test_a_node_lost_during_a_partition_costs_time_and_no_byte(cluster, ready, orders, day, monkeypatch):
-    here = published(ready, orders, day(10), workers=2)
+def test_a_node_lost_during_a_partition_costs_time_and_no_byte(cluster, runtime, orders, monkeypatch):
+    here = published(runtime, orders, day(10), workers=2)
     monkeypatch.setattr(scoring, "_accepted", losing(cluster, OTHER))
-    assert published(ready, orders, day(10), backend="ray", address=cluster.address, workers=2) == here
+    assert published(runtime, orders, day(10), backend="ray", address=cluster.address, workers=2) == here
 
 
-def test_a_cluster_lost_during_a_partition_is_an_error_that_may_pass(cluster, ready, orders, day, monkeypatch):
+def test_a_cluster_lost_during_a_partition_is_an_error_that_may_pass(cluster, runtime, orders, monkeypatch):
     monkeypatch.setattr(scoring, "_accepted", losing(cluster, HEAD))
     with pytest.raises(ClusterUnavailable, match=r"went away|is lost|could not be given"):
-        published(ready, orders, day(10), backend="ray", address=cluster.address, workers=2)
-    assert nothing_published(ready, orders)
+        published(runtime, orders, day(10), backend="ray", address=cluster.address, workers=2)
+    assert nothing_published(orders)
     assert gateways() == []
 
 
@@ -210,14 +246,11 @@ def test_workers_with_other_releases_are_refused_by_name():
 
 
 def test_nothing_imports_ray_until_a_job_asks_for_it():
-    program = "import sys, pipeline.runtime, pipeline.workers, pipeline.remote.gateway; sys.exit('ray' in sys.modules)"
+    program = "import sys, pipeline.jobfile, pipeline.workers, pipeline.remote.gateway; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
 
 
-@pytest.mark.parametrize("backend", ["threads", "ray"])
-def test_a_partition_of_one_batch_needs_no_cluster(backend, runtime, orders, day):
-    runtime.retrain(orders, day(10), bootstrap=True)
-    where = {"address": "127.0.0.1:1"} if backend == "ray" else {}
-    job = orders.model_copy(update={"engine": Engine(backend=backend, **where)})
-    (manifest,) = runtime.score(job, day(10))
+def test_a_partition_of_one_batch_needs_no_cluster(runtime, orders):
+    job = orders.model_copy(update={"engine": Engine(backend="ray", address="127.0.0.1:1")})
+    (manifest,) = runtime.score(job, day(11))
     assert manifest.rows_scored == 300

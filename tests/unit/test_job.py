@@ -121,6 +121,29 @@ def test_rules_may_check_keys_and_the_time(make_job):
     assert len(job.checks.rules) == 2
 
 
+@pytest.mark.parametrize("address", ["ray://head.example:10001", "10.0.0.7:6379", "[fd00::7]:6379", "auto"])
+def test_a_job_may_name_a_ray_cluster(make_job, address):
+    job = make_job(engine={"backend": "ray", "address": address, "workers": 8})
+    assert (job.engine.address, job.engine.workers) == (address, 8)
+    assert job.scoring_digest() == make_job().scoring_digest()
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ({"backend": "ray"}, r"engine\.backend ray needs engine\.address: ray://host:10001 from anywhere"),
+        ({"address": "auto"}, r"engine\.address 'auto' is where a Ray cluster is, and engine\.backend is threads; set"),
+        ({"backend": "processes", "address": "h:1"}, r"engine\.backend is processes; set backend: ray, or remove"),
+        ({"backend": "ray", "address": "head"}, "String should match pattern"),
+        ({"backend": "ray", "address": "http://head:8265"}, "String should match pattern"),
+        ({"backend": "ray", "address": "head:6379\n"}, "String should match pattern"),
+    ],
+)
+def test_an_address_belongs_to_a_ray_cluster_and_is_one(make_job, engine, message):
+    with pytest.raises(ValidationError, match=message):
+        make_job(engine=engine)
+
+
 @pytest.mark.parametrize(
     ("features", "labels", "expected"),
     [

@@ -332,6 +332,7 @@ RULES: list[tuple[Callable[[Path], list[str]], str, str]] = [
     (misplaced_libraries, "gates.py", "def f():\n    import pandas"),
     (misplaced_libraries, "expectations.py", "import mlflow.sklearn"),
     (misplaced_libraries, "steps/score.py", "def f():\n    from sklearn import metrics"),
+    (misplaced_libraries, "steps/score.py", "def f():\n    import ray"),
     (clock_readings, "ledger.py", "from datetime import UTC, datetime\ndatetime.now(UTC)"),
     (clock_readings, "ledger.py", "import datetime as dt\nx = dt.datetime.utcnow"),
     (clock_readings, "ledger.py", "import pandas as pd\npd.Timestamp.now()"),
