@@ -48,8 +48,8 @@ class Cluster:
         """The address from anywhere."""
         return f"ray://{HEAD}:{self._client_port}"
 
-    def mend(self) -> None:
-        """Start what is not there."""
+    def mend(self, *nodes: str) -> None:
+        """Start what is not there of ``nodes`` (default: both); nothing else lives on without the head."""
         if HEAD not in self._nodes:
             self.stop()
             self._port, self._client_port = free_ports(HEAD, 2)
@@ -63,9 +63,9 @@ class Cluster:
                 f"--temp-dir={self.home}/r",
             )
             _await(lambda: answers(HEAD, self._port), "the head of the cluster")
-        if OTHER not in self._nodes:
+        if OTHER in (nodes or (OTHER,)) and OTHER not in self._nodes:
             self._start(OTHER, f"--address={self.address}")
-        for node in (HEAD, OTHER):
+        for node in self._nodes:
             _await(lambda node=node: _STARTED in self._log(node).read_text(), f"node {node}")
 
     def await_work(self, node: str) -> None:
@@ -76,6 +76,16 @@ class Cluster:
             return any("ray::_work" in each.cmdline()[:1] for each in workers if each.is_running())
 
         _await(busy, f"a task on {node}")
+
+    def await_rest(self) -> None:
+        """Return once no task runs, and no process waits for one."""
+
+        def idle() -> bool:
+            nodes = [psutil.Process(process.pid) for process in self._nodes.values()]
+            running = [each for node in nodes for each in node.children(recursive=True)]
+            return not any("ray::_work" in each.cmdline()[:1] for each in running if each.is_running())
+
+        _await(idle, "rest")
 
     def kill(self, node: str) -> None:
         """End a node at once, with everything that runs on it."""

@@ -16,11 +16,12 @@ import pickle
 import socket
 import threading
 import time
+import traceback
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipeline import __version__
 from pipeline.errors import ClusterUnavailable, PipelineError, TerminalError
@@ -43,30 +44,41 @@ _SAME = ("numpy", "pandas", "pyarrow", "scikit-learn", "scipy", "numba", "skops"
 _held: tuple[str, Callable[[Any], Any]] | None = None
 
 
-def serve(handle: int) -> None:
+def serve(handle: int) -> NoReturn:
     """Serve one parent over the socket ``handle`` until it closes it; the process ends with that."""
-    connection = Connection(handle)
-    refs: SimpleQueue[Any] = SimpleQueue()
+    _ending(_serve, Connection(handle))
+
+
+def _ending(what: Callable[..., None], *arguments: Any) -> NoReturn:
+    """End the process with ``what``, whatever else still waits for the cluster: the parent sees the end."""
+    code = 0
     try:
-        address, workers, digest, content = pickle.loads(connection.recv_bytes())
-        try:
-            submit, count = _connected(address, workers, digest, content)
-        except PipelineError as error:
-            connection.send_bytes(_packed(None, error))
-            return
-        connection.send_bytes(_packed(count))
-        threading.Thread(target=_answer, args=(connection, address, refs), daemon=True).start()
-        while True:
-            refs.put(_submitted(submit, connection.recv_bytes()))
-    except (EOFError, OSError):
-        # The parent wants no more. The connected driver's end is the end of its workers.
+        what(*arguments)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        # The parent wants no more. The driver's end is the end of its workers.
         with suppress(Exception):
             import ray
 
             ray.shutdown()
+    except BaseException:
+        traceback.print_exc()
+        code = 1
     finally:
-        # No thread that waits for the cluster may hold the end.
-        os._exit(0)
+        os._exit(code)
+
+
+def _serve(connection: Connection) -> None:
+    address, workers, digest, content = pickle.loads(connection.recv_bytes())
+    try:
+        submit, count = _connected(address, workers, digest, content)
+    except PipelineError as error:
+        connection.send_bytes(_packed(None, error))
+        return
+    connection.send_bytes(_packed(count))
+    refs: SimpleQueue[Any] = SimpleQueue()
+    threading.Thread(target=_ending, args=(_answer, connection, address, refs), daemon=True).start()
+    while True:
+        refs.put(_submitted(submit, connection.recv_bytes()))
 
 
 def _connected(address: str, workers: int | None, digest: str, content: bytes) -> tuple[Callable[[bytes], Any], int]:
@@ -94,7 +106,8 @@ def _connected(address: str, workers: int | None, digest: str, content: bytes) -
             expected="a cluster of the same releases of Ray and Python, and its token",
             got=_first_line(error),
             left_behind="nothing was published",
-            next_step="run the same image on both sides; with a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH here",
+            next_step="run the same image on both sides; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH here if it has a token; "
+            "host:port and auto are for the cluster's own nodes, ray://host:10001 is for others",
         ) from error
     with _explained(f"the Ray cluster at {address} cannot be used"):
         processors = int(ray.cluster_resources().get("CPU", 0))
@@ -123,10 +136,7 @@ def _answer(connection: Connection, address: str, refs: SimpleQueue[Any]) -> Non
             content = _awaited(address, ref)
         except PipelineError as error:
             content = _packed(None, error)
-        try:
-            connection.send_bytes(content)
-        except OSError:
-            return
+        connection.send_bytes(content)
         del ref, content
 
 

@@ -35,7 +35,7 @@ ROWS = 3 * ROW_GROUP + 1000
 
 
 @pytest.fixture(scope="module")
-def _cluster():
+def two_nodes():
     with pytest.MonkeyPatch.context() as patch:
         cluster = Cluster()
         for name, value in cluster.environment.items():
@@ -47,10 +47,10 @@ def _cluster():
 
 
 @pytest.fixture
-def cluster(_cluster):
+def cluster(two_nodes):
     """The whole cluster; this process and its children may connect to it."""
-    _cluster.mend()
-    return _cluster
+    two_nodes.mend()
+    return two_nodes
 
 
 class Counts:
@@ -111,6 +111,32 @@ def test_the_earliest_failure_is_raised_as_it_is_and_nothing_goes_on(cluster):
     assert type(raised.value) is ContractViolation
     assert found == [0, 1, 2, 3]
     assert gateways() == []
+
+
+_ENDLESS = """
+import sys, time
+from pipeline.workers import in_order
+
+for item, _ in in_order(range(10_000), time.sleep, lambda item: 0.2, backend="ray", workers=2, address=sys.argv[1]):
+    print("working", flush=True)
+"""
+
+
+def test_nothing_works_on_for_a_parent_that_is_killed(cluster):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", _ENDLESS, cluster.address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as parent:
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        children = psutil.Process(parent.pid).children(recursive=True)
+        cluster.await_work(OTHER)
+        parent.kill()
+    assert children
+    _, alive = psutil.wait_procs(children, timeout=30)
+    for process in alive:
+        process.kill()
+    assert alive == []
+    cluster.await_rest()
 
 
 @pytest.fixture(scope="module")
@@ -215,10 +241,11 @@ def test_a_node_lost_during_a_partition_costs_time_and_no_byte(cluster, runtime,
     assert published(runtime, orders, day(10), backend="ray", address=cluster.address, workers=2) == here
 
 
-def test_a_cluster_lost_during_a_partition_is_an_error_that_may_pass(cluster, runtime, orders, monkeypatch):
-    monkeypatch.setattr(scoring, "_accepted", losing(cluster, HEAD))
+def test_a_cluster_lost_during_a_partition_is_an_error_that_may_pass(two_nodes, runtime, orders, monkeypatch):
+    two_nodes.mend(HEAD)
+    monkeypatch.setattr(scoring, "_accepted", losing(two_nodes, HEAD))
     with pytest.raises(ClusterUnavailable, match=r"went away|is lost|could not be given"):
-        published(runtime, orders, day(10), backend="ray", address=cluster.address, workers=2)
+        published(runtime, orders, day(10), backend="ray", address=two_nodes.address, workers=2)
     assert nothing_published(orders)
     assert gateways() == []
 
