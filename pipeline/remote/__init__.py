@@ -22,7 +22,7 @@ from pipeline.errors import ClusterUnavailable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_STARTING_SECONDS = 120.0
+_STARTING_SECONDS = 60.0
 _ENDING_SECONDS = 10.0
 
 
@@ -32,7 +32,7 @@ class Cluster:
     def __init__(self, address: str, process: subprocess.Popen[bytes], connection: Connection, first: bytes) -> None:
         self._address, self._process, self._connection = address, process, connection
         if not self._send(first) or not connection.poll(_STARTING_SECONDS):
-            raise self._gone(f"no answer within {_STARTING_SECONDS:.0f} seconds")
+            raise self._gone("cannot be connected to", f"nothing within {_STARTING_SECONDS:.0f} seconds")
         self.workers = int(self.receive())
 
     def submit(self, question: Any) -> Reply:
@@ -50,7 +50,7 @@ class Cluster:
         try:
             content = self._connection.recv_bytes()
         except (EOFError, OSError):
-            raise self._gone("the process that was connected to it ended") from None
+            raise self._gone("went away", "the end of the process that was connected to it") from None
         answer, error = pickle.loads(content)
         if error is not None:
             raise error
@@ -63,12 +63,12 @@ class Cluster:
             return False
         return True
 
-    def _gone(self, why: str) -> ClusterUnavailable:
+    def _gone(self, what: str, why: str) -> ClusterUnavailable:
         with suppress(subprocess.TimeoutExpired):
             why += f" (exit code {self._process.wait(1)})"
         return ClusterUnavailable(
-            f"the Ray cluster at {self._address} went away",
-            expected="an answer to every batch",
+            f"the Ray cluster at {self._address} {what}",
+            expected="an answer",
             got=why,
             left_behind="nothing was published",
             next_step="look at the cluster (ray status); a retry begins the partition again",

@@ -167,7 +167,8 @@ def _unreachable(address: str, why: str) -> ClusterUnavailable:
         expected="the head of a Ray cluster there",
         got=why,
         left_behind="nothing was published",
-        next_step="look at the cluster (ray status), or correct engine.address in the job file",
+        next_step="look at the cluster (ray status); correct engine.address in the job file, or, if the cluster has a token, "
+        "RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH here",
     )
 
 

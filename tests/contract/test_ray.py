@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ import psutil
 import pyarrow as pa
 import pytest
 
+from pipeline import remote
 from pipeline.errors import ClusterUnavailable, ContractViolation, TerminalError
 from pipeline.job import ModelSpec, Output
 from pipeline.policies import Engine
@@ -255,6 +257,16 @@ def test_an_address_where_nothing_answers_is_an_error_that_may_pass():
     for address in (f"{HEAD}:{port}", f"ray://{HEAD}:{port}"):
         with pytest.raises(ClusterUnavailable, match=rf"{address} does not answer.*next: look at the cluster"):
             list(in_order(range(3), abs, lambda item: item, backend="ray", address=address))
+
+
+def test_an_address_that_takes_connections_and_says_nothing_is_given_up(monkeypatch):
+    monkeypatch.setattr(remote, "_STARTING_SECONDS", 3.0)
+    monkeypatch.setattr(remote, "_ENDING_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        address = f"127.0.0.1:{mute.getsockname()[1]}"
+        with pytest.raises(ClusterUnavailable, match=rf"{address} cannot be connected to.*nothing within 3 seconds"):
+            list(in_order(range(3), abs, lambda item: item, backend="ray", address=address))
+    assert gateways() == []
 
 
 def test_where_ray_is_not_installed_the_error_says_how_to_install_it(tmp_path, monkeypatch):
