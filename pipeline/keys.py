@@ -25,6 +25,8 @@ _ROWS_AT_ONCE = 32_768
 _SHELVED_BYTES = 64 << 20
 # Fewer whole numbers in a row are not worth a stretch of their own.
 _SHORTEST_STRETCH = 1024
+# Whole numbers of the width of other numbers.
+_WIDTHS = {16: pa.int16(), 32: pa.int32(), 64: pa.int64()}
 
 
 class Shelf(Protocol):
@@ -210,6 +212,19 @@ def _stretch_hashes(
     sums = np.concatenate([np.zeros(1, dtype=np.uint64), np.cumsum(terms, dtype=np.uint64)])
     hashes: NDArray[np.uint64] = sums[starts + lengths] - sums[starts]
     return hashes
+
+
+def hashed(column: pa.Array) -> NDArray[np.uint64]:
+    """A 64-bit hash per value of numbers, booleans, times, text or bytes, the same on every machine; a null counts as zero."""
+    kind = column.type
+    if pa.types.is_boolean(kind):
+        column = column.cast(pa.int8())
+    elif not pa.types.is_integer(kind):
+        width = _WIDTHS.get(kind.bit_width) if pa.types.is_primitive(kind) else None
+        if width is None:
+            return _hashes(pc.fill_null(column.cast(pa.large_binary()), b""))
+        column = column.view(width)
+    return _mixed(pc.fill_null(column, 0).to_numpy(zero_copy_only=False).astype(np.uint64))
 
 
 def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:

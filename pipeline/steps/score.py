@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from pipeline import __version__
 from pipeline.errors import FileRejected, RowsUnaccounted
+from pipeline.expectations import Evidence
 from pipeline.failpoints import reach
 from pipeline.intervals import format_instant
 from pipeline.progress import Progress
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from pipeline.steps.variants import Answers
     from pipeline.storage import Published, Staged, Target
 
-# Rows that Great Expectations sees at most; more would only make it slower, not surer.
+# Rows that stand for a large partition where an expectation can only be asked of a frame.
 _EXPECTATION_ROWS = 20_000
 
 
@@ -117,8 +118,8 @@ def _publish_usable(
 ) -> tuple[dict[str, str], Published]:
     job, checker = ctx.job, source.checker
     schema, by_challenger = models.schema(source.schema), 0
-    sample = KeySample(job.features.key, _EXPECTATION_ROWS, job.model.seed)
-    sample.add(source.schema.empty_table())
+    evidence = Evidence(job, source.schema, ctx.inputs.roll)
+    sample = KeySample(job.features.key, _EXPECTATION_ROWS, job.model.seed) if evidence.needs_sample else None
     with ExitStack() as stack:
         predictions: Staged = stack.enter_context(ctx.storage.stage(seen.target, schema, seen=seen.predictions))
         quarantine: Staged = stack.enter_context(
@@ -128,15 +129,15 @@ def _publish_usable(
         if _shadows(plan):
             shadow = stack.enter_context(ctx.storage.stage(seen.beside, schema, seen=seen.shadow))
         progress = stack.enter_context(Progress(f"{plan.job} {format_instant(plan.start)}", source.rows))
-        accepted = _accepted(ctx, source, quarantine, sample, progress)
+        accepted = _accepted(ctx, source, quarantine, (evidence, sample), progress)
         for batch, said in stack.enter_context(closing(_answered(ctx, models, source, accepted))):
             predictions.write(models.published(batch, said, schema))
             if said.is_challengers is not None:
                 by_challenger += int(np.count_nonzero(said.is_challengers))
             if shadow is not None and (beside := models.shadow(batch, said, schema)) is not None:
                 shadow.write(beside)
-        few = sample.table()
-        report = validate.conclude(ctx, plan.interval, source, few if few is not None else pa.table({}))
+        few = sample.table() if sample is not None else None
+        report = validate.conclude(ctx, plan.interval, source, evidence, few)
         _assert_accounted(plan, checker, predictions.rows, quarantine.rows)
         footer = _footer(plan, report, source.rejected, predictions.rows)
         footer |= _challenger_footer(plan, by_challenger, models.fault)
@@ -152,16 +153,22 @@ def _publish_usable(
 
 
 def _accepted(
-    ctx: JobContext, source: OpenedInput, quarantine: Staged, sample: KeySample, progress: Progress
+    ctx: JobContext,
+    source: OpenedInput,
+    quarantine: Staged,
+    witnesses: Iterable[Evidence | KeySample | None],
+    progress: Progress,
 ) -> Generator[pa.RecordBatch, None, None]:
-    """The good rows of the input, batch by batch; the bad ones are written, and the sample is taken, on the way."""
+    """The good rows of the input, batch by batch, shown to the witnesses on the way; the bad ones are written."""
     for batch in validate.checked(ctx, source, coded=True):
         progress.add(batch.good.num_rows + batch.outside)
         if batch.bad is not None:
             quarantine.write(batch.bad)
             progress.add(batch.bad.num_rows)
         if batch.good.num_rows:
-            sample.add(batch.good)
+            for witness in witnesses:
+                if witness is not None:
+                    witness.add(batch.good)
             yield batch.good
 
 

@@ -155,10 +155,12 @@ def used_columns(job: JobSpec) -> list[str]:
     return list(dict.fromkeys((*job.features.key, job.features.time, *job.features.columns)))
 
 
-def conclude(ctx: JobContext, interval: Interval, source: OpenedInput, sample: pa.Table) -> ValidationReport:
+def conclude(
+    ctx: JobContext, interval: Interval, source: OpenedInput, evidence: expectations.Evidence, sample: pa.Table | None
+) -> ValidationReport:
     """The report on a partition whose rows have all been checked; its HTML page is written.
 
-    ``sample`` holds accepted rows, all of them when there are few. Raises `TooManyQuarantined` or `ContractViolation`
+    ``evidence`` has seen all accepted rows; ``sample`` holds some, for what it cannot answer. Raises `TooManyQuarantined` or `ContractViolation`
     when the partition must not be published.
     """
     job, checker = ctx.job, source.checker
@@ -166,7 +168,13 @@ def conclude(ctx: JobContext, interval: Interval, source: OpenedInput, sample: p
     quarantined = sum(reasons.values())
     shown = reasons | {f"file {file.path}: {file.reason}": file.rows or 0 for file in source.rejected}
     results, html = expectations.validate(
-        job, interval, sample, rows_in=checker.rows_in, rows_quarantined=quarantined, reasons=shown
+        job,
+        interval,
+        evidence,
+        rows_in=checker.rows_in,
+        rows_quarantined=quarantined,
+        reasons=shown,
+        sample=sample,
     )
     uri = ctx.report_uri("validation", interval)
     ctx.storage.write_text(uri, html)

@@ -20,7 +20,7 @@ from pipeline.storage.isolation import ColumnsAbsent, Readers, ReadLimits, Refus
 from pipeline.storage.parquet import ROW_GROUP
 from pipeline.storage.places import Place, State, answering
 from pipeline.storage.refusals import rejected
-from pipeline.storage.spill import Spill
+from pipeline.storage.spill import Roll, Spill
 from pipeline.storage.targets import join, refuse_escape
 
 if TYPE_CHECKING:
@@ -108,6 +108,10 @@ class Inputs:
     def shelf(self) -> Spill:
         """Room on this machine's disk for what would grow with a partition; it is gone with the last use."""
         return Spill(self._scratch)
+
+    def roll(self) -> Roll:
+        """Room on this machine's disk for one column; it is gone with the last use."""
+        return Roll(self._scratch)
 
     def _as_found(self, uri: str, path: str, known: InputFile | None) -> InputFile:
         with answering(f"reading {uri}", absent=_changed(uri, "the file that was listed", "no file")):

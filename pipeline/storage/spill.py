@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -47,3 +48,30 @@ class Spill:
         for mapped in self._kept:
             with suppress(OSError, AttributeError):
                 mapped.madvise(mmap.MADV_DONTNEED)
+
+
+class Roll:
+    """A `pipeline.aggregates.Roll` in a local folder, in a file without a name; a full or broken disk raises `StorageUnavailable`."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._doing = f"keeping columns in {scratch}"
+        with answering(self._doing, _LEFT):
+            path = temporary(scratch, "column")
+            self._file = path.open("xb+", buffering=0)
+            path.unlink()
+        self._size = 0
+
+    def append(self, data: memoryview) -> int:
+        """Where the bytes begin that were added."""
+        start = self._size
+        with answering(self._doing, _LEFT):
+            while len(data):
+                written = os.pwrite(self._file.fileno(), data, self._size)
+                self._size += written
+                data = data[written:]
+        return start
+
+    def read(self, start: int, size: int) -> bytes:
+        """Bytes that were added."""
+        with answering(self._doing, _LEFT):
+            return os.pread(self._file.fileno(), size, start)
