@@ -1,6 +1,7 @@
 """Aggregates of columns that are never held whole: what numpy and pandas say of the column in one piece, to the last bit.
 
-Numbers go to a `Roll` once there are many; sums are taken in numpy's own order, order statistics are found digit by digit. Distinct values are counted, and partitioned by their hash when there are many. Must not open files: a roll is given.
+Numbers go to a `Roll` once there are many; sums are taken in numpy's own order, order statistics are found digit by digit.
+Distinct values are counted, and partitioned by their hash when there are many. Must not open files: a roll is given.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class Numbers:
     """
 
     def __init__(self, roll: MakeRoll) -> None:
-        self._make, self._roll = roll, None
+        self._make = roll
+        self._roll: Roll | None = None
         self._held: list[NDArray[Any]] = []
         self._waiting = self._rolled = self.present = 0
         self._kind = np.dtype(np.float64)
@@ -66,9 +68,8 @@ class Numbers:
         self._waiting += len(values)
         self.present += len(values) - int(np.count_nonzero(np.isnan(values)))
         if self._waiting >= _PIECE:
-            roll: Roll = self._make() if self._roll is None else self._roll
-            self._roll = roll
-            roll.append(memoryview(np.concatenate(self._held)).cast("B"))
+            self._roll = self._roll or self._make()
+            self._roll.append(memoryview(np.concatenate(self._held)).cast("B"))
             self._rolled, self._held, self._waiting = len(self), [], 0
 
     def pieces(self) -> Iterator[NDArray[Any]]:
@@ -212,7 +213,8 @@ class ValueCounts:
     """
 
     def __init__(self, roll: MakeRoll) -> None:
-        self._make, self._roll = roll, None
+        self._make = roll
+        self._roll: Roll | None = None
         self._merged: pa.Table | None = None
         self._waiting: list[pa.Table] = []
         self._segments: list[list[tuple[int, int]]] = [[] for _ in range(_PARTS)]
@@ -250,8 +252,7 @@ class ValueCounts:
         table, self._merged = self._merged, None
         if table is None or not table.num_rows:
             return
-        roll: Roll = self._make() if self._roll is None else self._roll
-        self._roll = roll
+        self._roll = roll = self._roll or self._make()
         mixed = np.zeros(table.num_rows, np.uint64)
         for name in table.column_names[:-1]:
             mixed = mixed * np.uint64(31) + hashed(table[name].combine_chunks())

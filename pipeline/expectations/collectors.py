@@ -30,7 +30,7 @@ LARGEST = 2**53
 _REMEMBERED = 1 << 16
 
 
-class Unanswerable(Exception):  # noqa: N818
+class Unanswerable(Exception):
     """Why the rows cannot answer although they were all seen."""
 
 
@@ -44,13 +44,13 @@ class Collector(Protocol):
 def numeric(kind: pa.DataType) -> bool:
     """Whether pandas has the column as numbers, missing values included."""
     is_float = pa.types.is_float32(kind) or pa.types.is_float64(kind)
-    return is_float or pa.types.is_integer(kind) or pa.types.is_decimal(kind)
+    return bool(is_float or pa.types.is_integer(kind) or pa.types.is_decimal(kind))
 
 
 def textual(kind: pa.DataType) -> bool:
     """Whether the column is text, coded or not."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def floats(column: pa.ChunkedArray) -> NDArray[Any]:
@@ -254,7 +254,8 @@ class Coded:
             self._known = pa.concat_arrays([self._known, fresh])
             self._breaks = np.concatenate([self._breaks, said])
             at = pc.index_in(texts, self._known)
-        return self._breaks[at.to_numpy()]
+        found: NDArray[np.bool_] = self._breaks[at.to_numpy()]
+        return found
 
 
 class Asked:
@@ -297,9 +298,18 @@ class Asked:
             raise Unanswerable("not judged: whole numbers beyond 2**53 beside missing ones")
         total = dict(self._totals[frozenset(self._open.intersection(missing))])
         for name, value in total.items():
-            if name.endswith("unexpected_values") and len(self._names) == 1 and self._names[0] in missing:
-                total[name] = [float(one) if type(one) is int else one for one in value]
+            if name.endswith("unexpected_values"):
+                total[name] = [self._typed(one, missing) for one in value]
         return total
+
+    def _typed(self, found: Any, missing: Collection[str]) -> Any:
+        """An example, of one column or several, with the numbers that pandas has as floats beside missing ones."""
+        if isinstance(found, dict):
+            return {name: _as_float(one) if name in missing else one for name, one in found.items()}
+        if isinstance(found, tuple):
+            pairs = zip(self._names, found, strict=True)
+            return tuple(_as_float(one) if name in missing else one for name, one in pairs)
+        return _as_float(found) if self._names[0] in missing else found
 
     def _metrics(self, rows: Any) -> dict[str, Any]:
         return library.metrics(self._plain, rows)
@@ -322,6 +332,10 @@ class Ordered(Asked):
                 total["table.row_count"] -= 1
         if there.num_rows:
             self._last = there.slice(there.num_rows - 1)
+
+
+def _as_float(value: Any) -> Any:
+    return float(value) if type(value) is int else value
 
 
 def _joined(name: str, before: Any, value: Any) -> Any:

@@ -33,7 +33,16 @@ class Evidence:
     as one frame. Of others it gets metrics of all rows. Raises `InvalidJob` for an expectation that cannot be asked.
     """
 
-    def __init__(self, job: JobSpec, schema: pa.Schema, roll: MakeRoll) -> None:
+    def __init__(
+        self,
+        job: JobSpec,
+        schema: pa.Schema,
+        roll: MakeRoll,
+        *,
+        piece_rows: int = _PIECE,
+        frame_rows: int = _SMALL,
+    ) -> None:
+        self._piece_rows, self._frame_rows = piece_rows, frame_rows
         self.names: list[str] = schema.names
         self._schema = schema
         with library.quiet():
@@ -65,7 +74,7 @@ class Evidence:
             return
         self._held.append(batch.select(self._needed))
         self._waiting += batch.num_rows
-        if self._waiting >= _PIECE:
+        if self._waiting >= self._piece_rows:
             with library.quiet():
                 self._collect()
 
@@ -76,7 +85,7 @@ class Evidence:
             # Whether no rows at all are acceptable is what the row count decides.
             found = [(question, self._of_column(question), "") for question in self._contract]
         table = None if self._passed else self._table()
-        if self._waiting > _SMALL:
+        if self._waiting > self._frame_rows or (self._passed and self._waiting):
             self._collect()
         answers = [self._quick(question, rows_in) for question in self._declared]
         open_frame = [p for p, answer in enumerate(answers) if answer is None and self._whole(p, table)]
@@ -142,7 +151,8 @@ class Evidence:
             try:
                 domains[condition] = self._under(question, table)
                 tally.add(domains[condition])
-            except Exception as err:  # noqa: BLE001 - whatever the condition does with these rows is the answer
+            except Exception as err:
+                # Whatever the condition does with these rows is the answer.
                 for position, one in enumerate(self._declared):
                     if one.condition == condition and position in self._judges:
                         self._failed.setdefault(self._key(position), self._failure(position, table, err))
@@ -183,7 +193,9 @@ class Evidence:
             "column_values.nonnull.unexpected_count": absent,
             "column_values.nonnull.unexpected_values": nothing(kind, min(absent, 20)) if absent else [],
         }
-        return library.judged(question.expectation, {name: values[name] for name in library.needs(question.expectation)})
+        return library.judged(
+            question.expectation, {name: values[name] for name in library.needs(question.expectation)}
+        )
 
     def _quick(self, question: Question, rows_in: int) -> Answer | None:
         """The answer where no row has to be looked at; ``None`` where the rows must answer."""
@@ -227,7 +239,7 @@ class Evidence:
 def _verdict(question: Question, values: dict[str, Any]) -> Answer:
     try:
         return library.judged(question.expectation, values)
-    except Exception as err:  # noqa: BLE001 - as Great Expectations does: an exception is an answer
+    except Exception as err:
         return f"could not be evaluated: {library.flat(str(err))}"
 
 
@@ -254,7 +266,9 @@ def _together(batches: list[pa.RecordBatch]) -> pa.Table:
 def _decoded(table: pa.Table) -> pa.Table:
     for position, kind in enumerate(table.schema.types):
         if pa.types.is_dictionary(kind):
-            table = table.set_column(position, table.schema.names[position], table.column(position).cast(kind.value_type))
+            table = table.set_column(
+                position, table.schema.names[position], table.column(position).cast(kind.value_type)
+            )
     return table
 
 

@@ -63,10 +63,8 @@ _BY_ROW = {
     *("column_values.match_regex_list", "column_values.not_match_regex_list"),
     *("column_values.match_strftime_format", "column_values.dateutil_parseable"),
     *("column_values.json_parseable", "column_values.match_json_schema"),
-    *("column_values.of_type", "column_values.in_type_list"),
     *("column_pair_values.in_set", "select_column_values.unique.within_record"),
 }
-_TYPED = {"column_values.of_type", "column_values.in_type_list"}
 _NULLS = {"column_values.null", "column_values.nonnull"}
 _NEIGHBOURS = {"column_values.increasing", "column_values.decreasing"}
 _SPREAD = {"column_values.z_score.under_threshold", "column_values.not_outliers"}
@@ -122,11 +120,13 @@ def _of_rows(question: Question, metric: str, schema: pa.Schema, roll: MakeRoll)
         how = left_out[question.expectation.ignore_row_if]
         return Judge(("groups", *names, how), Groups(names, roll, how), RepeatedTotals(metric, names))
     if metric in _SPREAD and numeric(kinds[0]):
-        return Judge(("figures", names[0]), Figures(names[0], roll), SpreadTotals(metric, names[0], question.expectation))
+        return Judge(
+            ("figures", names[0]), Figures(names[0], roll), SpreadTotals(metric, names[0], question.expectation)
+        )
     if metric not in _BY_VALUE | _BY_ROW | _NEIGHBOURS:
         return None
     text = all(map(textual, kinds))
-    if len(names) == 1 and text and metric not in _TYPED | _NEIGHBOURS:
+    if len(names) == 1 and text and metric not in _NEIGHBOURS:
         coded = Coded(names[0], metric, dict(_arguments(question, metric)))
         return Judge((id(question),), coded, CodedTotals(metric, names[0]))
     make = Ordered if metric in _NEIGHBOURS else Asked

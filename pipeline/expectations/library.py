@@ -139,26 +139,17 @@ def frame(table: pa.Table, nullable: Collection[str] = ()) -> Any:
 
 def asked(expectations: Sequence[Any], rows: Any) -> list[Any]:
     """Great Expectations' own results on the frame ``rows``, in the order of the expectations."""
+    library()
+    from great_expectations.validator.validator import Validator
+
+    validator = Validator(execution_engine=_engine(rows))
+    validator._determine_progress_bars = lambda: False
     # Exceptions come first in the answer: the position tells which question they belong to.
     for position, expectation in enumerate(expectations):
         expectation.meta = {"position": position}
     configurations = [expectation.configuration for expectation in expectations]
-    found = _quiet()(execution_engine=_engine(rows)).graph_validate(
-        configurations, runtime_configuration={"result_format": _BASIC}
-    )
+    found = validator.graph_validate(configurations, runtime_configuration={"result_format": _BASIC})
     return sorted(found, key=lambda result: result.expectation_config.meta["position"])
-
-
-@cache
-def _quiet() -> Any:
-    library()
-    from great_expectations.validator.validator import Validator
-
-    class Quiet(Validator):
-        def _determine_progress_bars(self) -> bool:
-            return False
-
-    return Quiet
 
 
 def metrics(expectation: Any, rows: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from pipeline.aggregates import INTERPOLATIONS
 from pipeline.expectations import library
-from pipeline.expectations.collectors import EXAMPLES, LARGEST, Unanswerable, examples
+from pipeline.expectations.collectors import EXAMPLES, Unanswerable, examples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -205,7 +205,8 @@ class SpreadTotals(_OfRows):
             score = (values - mean) / deviation
             # A score that is not defined meets the expectation.
             under = np.abs(score) < abs(threshold) if arguments.get("double_sided", True) else score < threshold
-            return ~(under | np.isnan(score))
+            found: NDArray[np.bool_] = ~(under | np.isnan(score))
+            return found
 
         return far
 
@@ -222,8 +223,10 @@ class SpreadTotals(_OfRows):
             if not all(math.isfinite(number) for number in (low, high, spread)):
                 return np.zeros(len(values), bool)
             if arguments.get("method", "iqr") == "iqr":
-                return ~((values >= low - reach) & (values <= high + reach))
-            return values != low if reach <= 0 else ~(np.abs(values - low) < reach)
+                found: NDArray[np.bool_] = ~((values >= low - reach) & (values <= high + reach))
+            else:
+                found = values != low if reach <= 0 else ~(np.abs(values - low) < reach)
+            return found
 
         return out
 
@@ -254,7 +257,9 @@ class DistinctTotals:
         if "column.most_common_value" in wanted:
             if sum(map(len, modes)) > _MANY:
                 raise Unanswerable(f"not judged: more than {_MANY:,} values are the most common")
-            mode = _with_missing(self.name, pa.concat_arrays(modes) if modes else pa.array([], _plain(self.kind)), facts)
+            mode = _with_missing(
+                self.name, pa.concat_arrays(modes) if modes else pa.array([], _plain(self.kind)), facts
+            )
             values["column.most_common_value"] = list(mode[self.name].mode().values)
         return values
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
 from pipeline import __version__
 from pipeline.errors import FileRejected, RowsUnaccounted
@@ -26,6 +25,8 @@ from pipeline.workers import in_order
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping, Sequence
+
+    import pyarrow as pa
 
     from pipeline.reports import ScoringPlan, ValidationReport
     from pipeline.schema import RowChecker

@@ -160,8 +160,8 @@ def conclude(
 ) -> ValidationReport:
     """The report on a partition whose rows have all been checked; its HTML page is written.
 
-    ``evidence`` has seen all accepted rows; ``sample`` holds some, for what it cannot answer. Raises `TooManyQuarantined` or `ContractViolation`
-    when the partition must not be published.
+    ``evidence`` has seen all accepted rows; ``sample`` holds some, for what it cannot answer. Raises
+    `TooManyQuarantined` or `ContractViolation` when the partition must not be published.
     """
     job, checker = ctx.job, source.checker
     reasons = dict(checker.reasons)

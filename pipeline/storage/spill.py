@@ -51,7 +51,7 @@ class Spill:
 
 
 class Roll:
-    """A `pipeline.aggregates.Roll` in a local folder, in a file without a name; a full or broken disk raises `StorageUnavailable`."""
+    """A `pipeline.aggregates.Roll` in a local file without a name; a full or broken disk raises `StorageUnavailable`."""
 
     def __init__(self, scratch: Path) -> None:
         self._doing = f"keeping columns in {scratch}"
