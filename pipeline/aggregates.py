@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # Numbers that are read at once, and held before they go to a roll: 2 MiB.
 _PIECE = 1 << 18
 # Distinct values that are held, and parts that they are spread over afterwards.
-_HELD_BYTES = 32 << 20
+_HELD_BYTES = 8 << 20
 _PARTS = 256
 # Grouped batches are merged when they have as many rows as what is merged already, and at least so many.
 _LEAST_MERGED = 1 << 17
@@ -103,14 +103,15 @@ class Numbers:
         with np.errstate(all="ignore"):
             return np.sqrt(kind.type(self._added(squares, wide) / (kind.type(self.present) - 1)))
 
-    def median(self) -> float:
+    def median(self) -> Any:
         """The median of what is there; NaN of nothing."""
         if not self.present:
             return math.nan
         middle = (self.present - 1) // 2
         low, high = self.ordered([middle, self.present // 2])
         kind = self._kind.type
-        return float((kind(low) + kind(high)) / 2) if high != low else low
+        # Zero without a sign: which of two zeros is in the middle has no answer.
+        return (kind(low) + kind(high)) / kind(2) + kind(0) if high != low else kind(low) + kind(0)
 
     def quantiles(self, shares: Sequence[float], method: str) -> list[float]:
         """The quantiles of what is there, ``method`` being one of `INTERPOLATIONS`, as ``numpy.percentile`` defines them."""

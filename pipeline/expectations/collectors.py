@@ -335,7 +335,7 @@ class Ordered(Asked):
 
 
 def _as_float(value: Any) -> Any:
-    return float(value) if type(value) is int else value
+    return float(value) if isinstance(value, int | np.integer) and not isinstance(value, bool) else value
 
 
 def _joined(name: str, before: Any, value: Any) -> Any:

@@ -193,9 +193,7 @@ class Evidence:
             "column_values.nonnull.unexpected_count": absent,
             "column_values.nonnull.unexpected_values": nothing(kind, min(absent, 20)) if absent else [],
         }
-        return library.judged(
-            question.expectation, {name: values[name] for name in library.needs(question.expectation)}
-        )
+        return library.judged(question.expectation, values)
 
     def _quick(self, question: Question, rows_in: int) -> Answer | None:
         """The answer where no row has to be looked at; ``None`` where the rows must answer."""

@@ -140,9 +140,13 @@ def frame(table: pa.Table, nullable: Collection[str] = ()) -> Any:
 def asked(expectations: Sequence[Any], rows: Any) -> list[Any]:
     """Great Expectations' own results on the frame ``rows``, in the order of the expectations."""
     library()
+    from great_expectations.validator.metrics_calculator import MetricsCalculator
     from great_expectations.validator.validator import Validator
 
-    validator = Validator(execution_engine=_engine(rows))
+    engine = _engine(rows)
+    validator = Validator(execution_engine=engine)
+    # Its bars would be drawn on the log.
+    validator._metrics_calculator = MetricsCalculator(engine, show_progress_bars=False)
     validator._determine_progress_bars = lambda: False
     # Exceptions come first in the answer: the position tells which question they belong to.
     for position, expectation in enumerate(expectations):

@@ -222,18 +222,6 @@ class TestOwnExpectations:
         assert [(result.success, result.observed) for result in found] == [(True, f"{10**12}"), (False, f"{10**12}")]
         assert time.process_time() - before < 5
 
-    def test_the_sample_is_named_where_it_stands_for_more_rows(self, make_job: MakeJob) -> None:
-        result = ask(make_job, table(), "expect_column_max_to_be_between", rows_in=5000, column="amount", max_value=9)
-        assert (result.success, result.observed) == (True, "9 (sample of 20 of 5,000 rows)")
-
-    @pytest.mark.parametrize(
-        "kind", ["expect_column_sum_to_be_between", "expect_column_unique_value_count_to_be_between"]
-    )
-    def test_what_needs_every_row_is_not_judged_on_a_sample(self, make_job: MakeJob, kind: str) -> None:
-        assert ask(make_job, table(), kind, column="amount", max_value=1000).success
-        result = ask(make_job, table(), kind, rows_in=5000, column="amount", max_value=1000)
-        assert (result.success, result.observed[:27]) == (False, "not judged: needs every row")
-
     def test_text_that_is_not_utf8_does_not_stop_the_others(self, make_job: MakeJob) -> None:
         broken = pa.Array.from_buffers(
             pa.string(), 1, [None, pa.py_buffer(np.array([0, 2], np.int32)), pa.py_buffer(b"\xff\xfe")]
