@@ -143,16 +143,16 @@ def asked(expectations: Sequence[Any], rows: Any) -> list[Any]:
     from great_expectations.validator.metrics_calculator import MetricsCalculator
     from great_expectations.validator.validator import Validator
 
-    engine = _engine(rows)
-    validator = Validator(execution_engine=engine)
-    # Its bars would be drawn on the log.
-    validator._metrics_calculator = MetricsCalculator(engine, show_progress_bars=False)
-    validator._determine_progress_bars = lambda: False
     # Exceptions come first in the answer: the position tells which question they belong to.
     for position, expectation in enumerate(expectations):
         expectation.meta = {"position": position}
     configurations = [expectation.configuration for expectation in expectations]
-    found = validator.graph_validate(configurations, runtime_configuration={"result_format": _BASIC})
+    with _engine(rows) as engine:
+        validator = Validator(execution_engine=engine)
+        # Its bars would be drawn on the log.
+        validator._metrics_calculator = MetricsCalculator(engine, show_progress_bars=False)
+        validator._determine_progress_bars = lambda: False
+        found = validator.graph_validate(configurations, runtime_configuration={"result_format": _BASIC})
     return sorted(found, key=lambda result: result.expectation_config.meta["position"])
 
 
@@ -179,12 +179,14 @@ def unexpected(map_metric: str, column: str, arguments: Mapping[str, Any], rows:
 def filtered(expectation: Any, rows: Any) -> Any:
     """The positions of the rows that the expectation's condition lets through."""
     domain = {key: getattr(expectation, key) for key in ("row_condition", "condition_parser")}
-    return _engine(rows.reset_index(drop=True)).get_domain_records({"column": "", **domain}).index.to_numpy()
+    with _engine(rows.reset_index(drop=True)) as engine:
+        return engine.get_domain_records({"column": "", **domain}).index.to_numpy()
 
 
 def filter_clause(condition: Any) -> str:
     """A condition that is an object, as a query of pandas."""
-    return str(_engine(frame(pa.table({"a": [0]}))).condition_to_filter_clause(condition))
+    with _engine(frame(pa.table({"a": [0]}))) as engine:
+        return str(engine.condition_to_filter_clause(condition))
 
 
 def judged(expectation: Any, values: Mapping[str, Any]) -> Any:
@@ -221,22 +223,29 @@ def flat(text: str) -> str:
     return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}..."
 
 
-def _engine(rows: Any) -> Any:
+@contextmanager
+def _engine(rows: Any) -> Iterator[Any]:
     library()
     from great_expectations.execution_engine import PandasExecutionEngine
 
-    return PandasExecutionEngine(batch_data_dict={"rows": rows})
+    engine = PandasExecutionEngine(batch_data_dict={"rows": rows})
+    try:
+        yield engine
+    finally:
+        # It and its batch manager hold each other, and the frame, until the garbage collector comes by.
+        vars(engine).clear()
 
 
 def _resolved(wanted: Mapping[str, Any], rows: Any) -> dict[str, Any]:
     from great_expectations.validator.metrics_calculator import MetricsCalculator
 
-    calculator = MetricsCalculator(_engine(rows), show_progress_bars=False)
-    try:
-        graph = calculator.build_metric_dependency_graph(list(wanted.values()), runtime_configuration=None)
-        found, failed = calculator.resolve_validation_graph(graph)
-    except Exception as err:
-        raise ValueError(flat(str(err))) from err
+    with _engine(rows) as engine:
+        calculator = MetricsCalculator(engine, show_progress_bars=False)
+        try:
+            graph = calculator.build_metric_dependency_graph(list(wanted.values()), runtime_configuration=None)
+            found, failed = calculator.resolve_validation_graph(graph)
+        except Exception as err:
+            raise ValueError(flat(str(err))) from err
     if failed:
         texts = [exception(one["exception_info"].to_json_dict()) for one in failed.values()]
         raise ValueError("; ".join(dict.fromkeys(texts)))

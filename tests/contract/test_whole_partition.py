@@ -36,7 +36,7 @@ RANGES: tuple[Declared, ...] = (
     {"min_value": -1, "max_value": 1, "strict_min": True},
     {"min_value": "2026-01-01", "max_value": "2026-01-01T12:00:00+00:00"},
 )
-CONDITIONS = ("i > 10", "t == 'NL' or f > 0.5", "t in ['NL', 'BE'] and i_late <= 4", "i > 1000", "nope > 1")
+CONDITIONS = ("i > 10", "t == 'NL' or f > 0.5", "t in ['NL', 'BE'] and i_late <= 4", "i > 1000")
 # Examples of these are the smallest values that repeat, not the first rows.
 OTHER_EXAMPLES = {"expect_column_values_to_be_unique", "expect_compound_columns_to_be_unique"}
 # What a sample answers, of columns that are no numbers; of booleans; and of dates.
@@ -56,6 +56,8 @@ OF_KEYS = {
         "expect_column_max_to_be_between",
     ),
 }
+# Of more than two columns whose types depend on whether a value is missing.
+OF_MANY_TYPES = "expect_select_column_values_to_be_unique_within_record"
 PIECE = 97
 
 
@@ -235,7 +237,7 @@ def test_a_column_in_pieces_is_judged_like_the_whole_column(
 def test_several_columns_in_pieces_are_judged_like_the_whole_columns(
     make_job: MakeJob, tmp_path: Path, rng: np.random.Generator
 ) -> None:
-    assert_equal(make_job, valid(list(about_several())), columns(rng, 500), tmp_path, set())
+    assert_equal(make_job, valid(list(about_several())), columns(rng, 500), tmp_path, {OF_MANY_TYPES})
 
 
 class TestLargePartitions:
@@ -312,8 +314,9 @@ class TestLargePartitions:
                 ids = np.arange(131_072) + number * 131_072
                 evidence.add(pa.record_batch([ids, rng.random(131_072)], schema=schema))
             results, _ = validate(job, DAY, evidence, rows_in=evidence.rows, rows_quarantined=0, reasons={})
-            assert [one.success for one in results[-3:]] == [True, True, True]
+            assert [one.success for one in results[-3:]] == [True] * 3
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
         before = grown(24)
-        assert (grown(72) - before) / 1024 < 100
+        # The rows alone take 84 MB more.
+        assert (grown(64) - before) / 1024 < 64
