@@ -70,6 +70,10 @@ def test_nothing_has_no_moments() -> None:
     assert np.isnan([numbers.mean(), numbers.deviation(), numbers.median(), *numbers.quantiles([0.5], "linear")]).all()
 
 
+def named(table: pa.Table) -> pd.DataFrame:
+    return table.to_pandas().fillna({"text": "missing"})
+
+
 @pytest.mark.parametrize("held", [1, 1 << 30])
 def test_values_are_counted_exactly_in_memory_and_beyond(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, held: int
@@ -84,8 +88,8 @@ def test_values_are_counted_exactly_in_memory_and_beyond(
         counts.add(table.slice(start, 300))
     parts = list(counts.groups())
     assert (len(parts) > 1) == (held == 1)
-    found = pd.concat([part.to_pandas().assign(rows=rows) for part, rows in parts])
-    expected = table.to_pandas().groupby(["text", "number"], dropna=False).size().reset_index(name="rows")
+    found = pd.concat([named(part).assign(rows=rows) for part, rows in parts])
+    expected = named(table).groupby(["text", "number"], dropna=False).size().reset_index(name="rows")
     names = ["text", "number"]
     pd.testing.assert_frame_equal(
         found.sort_values(names).reset_index(drop=True), expected.sort_values(names).reset_index(drop=True)
