@@ -48,7 +48,7 @@ class Predictions:
 class Scorer(Protocol):
     """What predicts from Arrow rows: a model as it was trained, or an accelerated form of it."""
 
-    def predict(self, data: pa.RecordBatch) -> Predictions:
+    def predict(self, data: pa.RecordBatch | pa.Table) -> Predictions:
         """Predictions for every row of ``data``, which has the model's columns among others.
 
         A row gets the same bits in whatever batch it comes. Safe to be called from several threads at once. Raises
@@ -65,7 +65,7 @@ class FrameScorer:
     columns: Mapping[str, Column]
     task: Task
 
-    def predict(self, data: pa.RecordBatch) -> Predictions:
+    def predict(self, data: pa.RecordBatch | pa.Table) -> Predictions:
         """`predict` on `to_frame`; raises what they raise."""
         return predict(self.estimator, to_frame(data, self.columns), self.task)
 

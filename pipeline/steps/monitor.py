@@ -202,15 +202,16 @@ def _with_impact(
     if not moved:
         return judged
     few = rows.take(pa.array(np.arange(0, rows.num_rows, max(rows.num_rows // _IMPACT_ROWS, 1))))
-    frame = engine.to_frame(few, ctx.model_columns(model))
-    usual = reference.predicted(ctx, engine.predict(model.estimator, frame, ctx.job.task))
+    frame, scorer = engine.to_frame(few, ctx.model_columns(model)), ctx.scorer(model)
+    usual = reference.predicted(ctx, scorer.predict(few))
     known = reference.values(reference.held_out(model.reference)[PREDICTION])
     spread = 1.0 if usual.dtype == object else float(np.std(known))
     found = {}
     for column in moved[:_IMPACT_COLUMNS]:
         name = column.column
         back = impact.undone(compared.sample[name], frame[name].to_numpy(), column.kind, ctx.job.model.seed)
-        other = reference.predicted(ctx, engine.predict(model.estimator, frame.assign(**{name: back}), ctx.job.task))
+        undone = few.set_column(few.schema.get_field_index(name), name, pa.array(back, from_pandas=True))
+        other = reference.predicted(ctx, scorer.predict(undone))
         found[name] = profile.difference(usual, other) / spread if spread > 0 else 0.0
     return tuple(c.model_copy(update={"impact": found[c.column]}) if c.column in found else c for c in judged)
 
