@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,9 @@ class Roll:
         self._doing = f"keeping columns in {scratch}"
         with answering(self._doing, _LEFT):
             path = temporary(scratch, "column")
-            self._file = path.open("xb+", buffering=0)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            # The file has no name any more, and is gone with the roll, or with the process.
+            weakref.finalize(self, os.close, self._file)
             path.unlink()
         self._size = 0
 
@@ -66,7 +69,7 @@ class Roll:
         start = self._size
         with answering(self._doing, _LEFT):
             while len(data):
-                written = os.pwrite(self._file.fileno(), data, self._size)
+                written = os.pwrite(self._file, data, self._size)
                 self._size += written
                 data = data[written:]
         return start
@@ -74,4 +77,4 @@ class Roll:
     def read(self, start: int, size: int) -> bytes:
         """Bytes that were added."""
         with answering(self._doing, _LEFT):
-            return os.pread(self._file.fileno(), size, start)
+            return os.pread(self._file, size, start)
