@@ -35,6 +35,7 @@ from pipeline.errors import (
 from pipeline.failpoints import NAMES
 from pipeline.storage import ROW_GROUP, Current, Published, Storage, Target, disk, unique
 from pipeline.storage.disk import Disk
+from pipeline.storage.spill import Roll
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -741,3 +742,17 @@ def test_a_superseded_file_is_kept_for_its_full_time_however_old_it_was(storage:
     week = datetime.now(UTC) - timedelta(days=7)
     assert storage.sweep(target.root, staged_before=week, superseded_before=week) == []
     assert len(files_under(target.versions)) == 1
+
+
+def test_a_roll_gives_back_what_was_added_and_leaves_no_file(tmp_path: Path) -> None:
+    roll = Roll(tmp_path / "scratch")
+    starts = [roll.append(memoryview(content)) for content in (b"abc", b"", b"defgh")]
+    assert starts == [0, 3, 3]
+    assert [roll.read(1, 2), roll.read(3, 5), roll.read(2, 2)] == [b"bc", b"defgh", b"cd"]
+    assert files_under(str(tmp_path)) == []
+
+
+def test_a_roll_on_a_broken_disk_says_so(tmp_path: Path) -> None:
+    (tmp_path / "scratch").write_text("no folder")
+    with pytest.raises(StorageUnavailable, match=r"keeping columns in .*scratch failed.*nothing was published"):
+        Roll(tmp_path / "scratch")
