@@ -147,6 +147,22 @@ def test_score_publishes_nothing_when_a_blocking_expectation_fails(runtime, orde
     assert (output / "reports/ds=2026-01-10/validation.html").exists()
 
 
+def test_score_of_many_rows_is_stopped_by_one_bad_value_in_the_last_batch(runtime, orders_on, day, world):
+    most = {"type": "expect_column_values_to_be_between", "kwargs": {"column": "amount", "max_value": 1e6}}
+    job = orders_on(world, checks={"expectations": [most]})
+    runtime.retrain(job, day(10), bootstrap=True)
+    few = pq.read_table(world.features(10), partitioning=None)
+    rows = pa.concat_tables([few] * (140_000 // few.num_rows + 1))
+    amounts = rows["amount"].to_numpy().copy()
+    amounts[-1] = 2e6
+    ids = pa.array(np.arange(rows.num_rows), few.schema.field("row_id").type)
+    rows = rows.set_column(rows.column_names.index("row_id"), "row_id", ids)
+    rows = rows.set_column(rows.column_names.index("amount"), "amount", pa.array(amounts))
+    pq.write_table(rows, world.features(10))
+    with pytest.raises(ContractViolation, match=rf"1 of {rows.num_rows:,} rows unexpected: 2000000"):
+        score(runtime, job, day(10))
+
+
 def test_score_without_a_champion_says_how_to_make_one(runtime, orders, day):
     with pytest.raises(
         NoChampion, match=r"no champion as of 2026-01-11.*nothing was written.*retrain orders .*--bootstrap"
