@@ -59,6 +59,7 @@ def job_file(request: Request, findings: Findings) -> str:
         _performance(request, findings),
         _retrain(findings),
         _promote(findings),
+        _engine(),
         _output(),
     )
     return "\n".join(section.strip("\n") + "\n" for section in sections)
@@ -230,6 +231,14 @@ promote:
   mode: enabled
   confidence: 0.99  # that the challenger is better on the holdout; at 0.95 one in twenty that are no better would pass
   min_labels: {reachable(expected, 100, 10)}  # labelled holdout rows needed for a decision
+"""
+
+
+def _engine() -> str:
+    return """
+# Where a partition is scored. What is published does not depend on it.
+engine:
+  backend: threads  # processes for a model in pure Python, ray for a cluster
 """
 
 

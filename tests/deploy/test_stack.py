@@ -66,6 +66,7 @@ class Stack:
     secrets: dict[str, str]
     services: dict[str, Any]
     path: str
+    scratch: Path
     ports: dict[str, int] = field(default_factory=lambda: {name: free_port() for name in CONTAINER_PORTS})
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
@@ -93,7 +94,7 @@ class Stack:
         return {
             "PATH": self.path,
             "HOME": f"{self.home}/{service}",
-            "TMPDIR": f"{self.home}/tmp",
+            "TMPDIR": str(self.scratch),
             "LANG": "C.UTF-8",
             "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),
             "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port()),
@@ -211,10 +212,8 @@ def stack(tmp_path: Path, postgres_bin: Path) -> Iterator[Stack]:
     secrets = dict(line.split("=", 1) for line in secrets_file.read_text().splitlines())
     services = interpolate(yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"], secrets)
     programs = [postgres_bin, ROOT / "deploy", Path(sys.executable).parent, "/usr/bin", "/bin"]
-    built = Stack(tmp_path, secrets, services, ":".join(map(str, programs)))
     shutil.copytree(ROOT / "dags", tmp_path / "dags", ignore=shutil.ignore_patterns("jobs", "__pycache__"))
     for directory in (
-        "tmp",
         "dags/jobs",
         "var/log/airflow",
         "var/lib/pipeline",
@@ -224,8 +223,13 @@ def stack(tmp_path: Path, postgres_bin: Path) -> Iterator[Stack]:
         (tmp_path / directory).mkdir(parents=True)
     shutil.copy(Path(__file__).with_name("probe.py"), tmp_path / "dags")
     shutil.copy(ROOT / "examples" / "jobs" / "demo.yaml", tmp_path / "dags" / "jobs")
-    # Not in tmp_path, which only its owner may enter: PostgreSQL refuses to run as root.
-    with tempfile.TemporaryDirectory(prefix="postgres-") as name:
+    with (
+        # Not in tmp_path, which only its owner may enter: PostgreSQL refuses to run as root.
+        tempfile.TemporaryDirectory(prefix="postgres-") as name,
+        # As short as in a container: a socket's path has at most 107 bytes.
+        tempfile.TemporaryDirectory(prefix="stack-") as scratch,
+    ):
+        built = Stack(tmp_path, secrets, services, ":".join(map(str, programs)), Path(scratch))
         try:
             start_postgres(built, Path(name))
             built.prepare_databases()

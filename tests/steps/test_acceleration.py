@@ -32,7 +32,7 @@ def test_registration_records_the_proof_and_digests_the_accelerated_form(trained
     (registered,) = trained.ledger.models(orders.name)
     found = registered.acceleration
     assert (found.kind, found.max_difference, found.flips) == ("lookup", 0.0, {"overall": 0})
-    assert found.rows == 300
+    assert found.rows == 3 * 300  # the three days of the holdout
     assert found.adversarial_rows > 1000
     assert "accelerated.zip" in registered.files
     assert trained.registry.tags(orders.model_name)[1]["acceleration"] == "lookup"
