@@ -51,9 +51,9 @@ def main() -> None:
         "machine": machine(len(cores)),
         "models": {name: [_size(options, name, rows, len(cores)) for rows in options.rows] for name in options.models},
     }
-    _OUT.parent.mkdir(parents=True, exist_ok=True)
-    _OUT.write_text(json.dumps(found, indent=2) + "\n")
-    print(f"figures in {_OUT.relative_to(_ROOT)}", file=sys.stderr)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(found, indent=2) + "\n")
+    print(f"figures in {options.out}", file=sys.stderr)
 
 
 def _options() -> argparse.Namespace:
@@ -64,6 +64,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=_ROOT / ".bench" / "throughput", help="where data is generated")
+    parser.add_argument("--out", type=Path, default=_OUT, help="where the figures go")
     return parser.parse_args()
 
 

@@ -1,4 +1,7 @@
-"""``python -m benchmarks.throughput.page``: ``docs/results.md`` and its plot, from ``benchmarks/out/throughput.json``."""
+"""``python -m benchmarks.throughput.page``: ``docs/results.md`` and its plot, from the figures of ``benchmarks.throughput``.
+
+``benchmarks/out/throughput.json`` has all contenders on one size, ``benchmarks/out/sizes.json`` this product on growing ones.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 _ROOT = Path(__file__).parents[2]
-_FIGURES = _ROOT / "benchmarks" / "out" / "throughput.json"
+_FIGURES, _SIZES = (_ROOT / "benchmarks" / "out" / name for name in ("throughput.json", "sizes.json"))
 _PAGE, _PLOT = _ROOT / "docs" / "results.md", _ROOT / "docs" / "results.svg"
 _NAMES = {
     "product": "this product, from file to published file",
@@ -49,6 +52,8 @@ def main() -> None:
     for model, sizes in found["models"].items():
         parts.append(f"## {_TITLES[model]}\n")
         parts += [_table(size) for size in sizes]
+    if _SIZES.exists():
+        parts.append(_growth(json.loads(_SIZES.read_text())["models"]["gradient_boosting"]))
     _PAGE.write_text("\n".join(parts))
     _plot(found["models"])
 
@@ -73,6 +78,20 @@ def _table(size: dict[str, Any]) -> str:
             f"\nPublished scores differ from scikit-learn's by at most {size['largest_difference']:.1e}, "
             f"decisions in {size['decisions_that_differ']} rows."
         )
+    return "\n".join(lines) + "\n"
+
+
+def _growth(sizes: list[dict[str, Any]]) -> str:
+    lines = ["## This product on larger partitions\n", "| rows | best | rows/s | peak memory |", "|---|---|---|---|"]
+    for size in sizes:
+        one = size["contenders"]["product"]
+        cells = (
+            f"{size['rows']:,}",
+            f"{one['best']:.1f} s",
+            f"{one['rows_per_second']:,.0f}",
+            f"{one['peak_mb']:,.0f} MB",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
