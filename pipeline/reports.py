@@ -326,13 +326,9 @@ class Acceleration(Report):
     kind: str | None = Field(description="lookup, walk or linear; null when the estimator itself is used.")
     reason: str
     rows: int = Field(default=0, description="Real held-out rows that both scored.")
-    adversarial_rows: int = Field(
-        default=0, description="Rows made of them: missing, infinite, extreme, unknown values."
-    )
+    adversarial_rows: int = Field(default=0, description="Rows made of them: missing, infinite, extreme, unknown.")
     max_difference: float = Field(default=0.0, description="Largest difference of two scores.")
-    flips: dict[str, int] = Field(
-        default_factory=dict, description="Rows whose decision differs, overall and by slice."
-    )
+    flips: dict[str, int] = Field(default_factory=dict, description="Rows decided otherwise, overall and by slice.")
 
 
 class RegisteredModel(Report):
@@ -347,9 +343,7 @@ class RegisteredModel(Report):
     left_out: dict[str, str] = Field(
         default_factory=dict, description="Intervals of the training history that could not be read: start -> problem."
     )
-    window: str = Field(
-        default="sliding", description="Which stretch of history it learnt from: retrain.window_policy."
-    )
+    window: str = Field(default="sliding", description="Stretch of history it learnt from: retrain.window_policy.")
     settings: str = Field(default="default", description="Which of model.candidates it is; default: model.parameters.")
     contest: dict[str, float] = Field(
         default_factory=dict, description="The job's metric of each candidate, window and settings, in the backtest."

@@ -59,7 +59,12 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=[2_000_000], help="sizes of the partition")
-    parser.add_argument("--models", nargs="+", default=list(TRAINERS), choices=list(TRAINERS))
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        default=list(TRAINERS),
+        help=f"{', '.join(TRAINERS)}, or a trainer as a job file names it",
+    )
     parser.add_argument("--only", nargs="+", default=[*CONTENDERS, *_CLUSTERS], choices=[*CONTENDERS, *_CLUSTERS])
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
@@ -91,8 +96,8 @@ def _read(path: str) -> str:
 
 
 def _size(options: argparse.Namespace, model: str, rows: int, cores: int) -> dict[str, Any]:
-    folder: Path = options.folder / model
-    prepare(folder, TRAINERS[model])
+    folder: Path = options.folder / model.replace(":", ".")
+    prepare(folder, TRAINERS.get(model, model))
     world.write(folder, day_of(rows), rows)
     measured = {name: _measured(options, name, folder, rows, cores) for name in options.only}
     own = measured.get("product", {}).get("best")

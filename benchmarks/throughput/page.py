@@ -50,7 +50,7 @@ def main() -> None:
         "![Rows per second](results.svg)\n",
     ]
     for model, sizes in found["models"].items():
-        parts.append(f"## {_TITLES[model]}\n")
+        parts.append(f"## {_TITLES.get(model, model)}\n")
         parts += [_table(size) for size in sizes]
     if _SIZES.exists():
         parts.append(_growth(json.loads(_SIZES.read_text())["models"]["gradient_boosting"]))
@@ -107,7 +107,7 @@ def _plot(models: dict[str, list[dict[str, Any]]]) -> None:
             color=["#1565c0" if name == "product" else "#b0bec5" for name in names],
         )
         axes.bar_label(bars, fmt="%.2f", padding=3)
-        axes.set_title(f"{_TITLES[model]}: million rows per second, {sizes[0]['rows']:,} rows", loc="left")
+        axes.set_title(f"{_TITLES.get(model, model)}: million rows per second, {sizes[0]['rows']:,} rows", loc="left")
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(_PLOT, metadata={"Date": None})
 
