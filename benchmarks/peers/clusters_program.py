@@ -17,6 +17,7 @@ import joblib
 
 # Ray and Spark look at annotations when they run.
 import pandas as pd  # noqa: TC002
+import pyarrow as pa  # noqa: TC002
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,9 +37,9 @@ class Predictor:
     def __init__(self, path: str) -> None:
         self.estimator = joblib.load(path)
 
-    def __call__(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """The rows that are written of ``rows``."""
-        return predicted(self.estimator, rows)
+    def __call__(self, rows: pa.Table) -> pd.DataFrame:
+        """The rows that are written of ``rows``; Ray's own frames have Arrow's types, which scikit-learn refuses."""
+        return predicted(self.estimator, rows.to_pandas())
 
 
 def ray_data(folder: Path, source: str, cores: int) -> Callable[[], None]:
@@ -53,7 +54,7 @@ def ray_data(folder: Path, source: str, cores: int) -> Callable[[], None]:
             Predictor,
             fn_constructor_args=(str(folder / "model.joblib"),),
             batch_size=_ROWS,
-            batch_format="pandas",
+            batch_format="pyarrow",
             concurrency=cores,
         ).write_parquet(str(folder / "ray"))
 
