@@ -61,6 +61,8 @@ down: ## Stop the deployed stack; data stays
 
 bench: install ## Measure what the documentation claims; JSON under benchmarks/out
 	$(BIN)/python -m benchmarks.loop
+	$(BIN)/python -m benchmarks.history
+	$(BIN)/python -m benchmarks.one_run
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.throughput --models gradient_boosting --only product --repeats 2 \
 		--rows 2000000 20000000 100000000 --out benchmarks/out/sizes.json

@@ -1,7 +1,8 @@
-"""``python -m benchmarks.one_run``: one Airflow run of a small interval, from trigger to published, taken apart.
+"""``python -m benchmarks.one_run``: what a small interval takes, in a replay and as an Airflow run, which is taken apart.
 
 A running Airflow (the one of the demo) scores one day of a thousand simulated rows after the other, each in a run of its own. The
-parts are read from Airflow's database and from the task's log; medians go to ``benchmarks/out/one_run.json``.
+parts are read from Airflow's database and from the task's log; medians go to ``benchmarks/out/one_run.json``. A replay of such days
+does all that the DAGs do for each: score, monitor, evaluate, decide.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks import replays
 from examples.demo import DEMO_JOB, FIRST_DAY, Demo, fresh_home, resolved
 from examples.simulate import simulate
 from pipeline import jobfile
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _OUT = Path(__file__).parent / "out" / "one_run.json"
-_HISTORY = 6
+_HISTORY, _REPLAYED = 6, 30
 _RUN_SECONDS = 300.0
 # The last line that a task writes before its function is called, and the first one after.
 _READY, _DONE = "::endgroup::", "Done. Returned value was"
@@ -60,6 +62,21 @@ def measure(runs: int, rows: int) -> dict[str, object]:
         "first run": found[0],
         "median": {part: round(statistics.median(one[part] for one in found[1:]), 3) for part in found[0]},
     }
+
+
+def replayed(days: int, rows: int) -> dict[str, float]:
+    """Seconds per interval of a replay of so many days, the first ones left out: median and longest."""
+    first = datetime(FIRST_DAY.year, FIRST_DAY.month, FIRST_DAY.day, tzinfo=UTC) + timedelta(days=_HISTORY)
+    end = first + timedelta(days=days)
+    with tempfile.TemporaryDirectory() as folder:
+        simulate(Path(folder) / "data", FIRST_DAY, _HISTORY + days, None, rows=rows)
+        file = Path(folder) / "demo.yaml"
+        job = resolved(jobfile.load(DEMO_JOB), end, Path(folder) / "data")
+        file.write_text(job.model_dump_json(exclude_none=True))
+        span = ("--from", format_instant(first), "--to", format_instant(end))
+        report = replays.command(folder, "replay", str(file), *span)
+    found: dict[str, float] = report["seconds_per_interval"]
+    return found
 
 
 def _parts(airflow_home: Path, dag_id: str, run_id: str, began: datetime) -> dict[str, float]:
@@ -108,7 +125,8 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--rows", type=int, default=1_000)
     options = parser.parse_args()
-    found = json.dumps(measure(options.runs, options.rows), indent=2)
+    replay = {"columns": len(jobfile.load(DEMO_JOB).features.columns), **replayed(_REPLAYED, options.rows)}
+    found = json.dumps({"replay": replay, "Airflow run": measure(options.runs, options.rows)}, indent=2)
     _OUT.parent.mkdir(parents=True, exist_ok=True)
     _OUT.write_text(found + "\n")
     print(found)
