@@ -1,7 +1,7 @@
 """``python -m benchmarks.one_run``: what a small interval takes, in a replay and as an Airflow run, which is taken apart.
 
-A running Airflow (the one of the demo) scores one day of a thousand simulated rows after the other, each in a run of its own. The
-parts are read from Airflow's database and from the task's log; medians go to ``benchmarks/out/one_run.json``. A replay of such days
+A running Airflow (the one of the demo) scores one day of a thousand simulated rows after the other, each in a run of its own. Its
+parts are read from its database and from the task's log; medians go to ``benchmarks/out/one_run.json``. A replay of such days
 does all that the DAGs do for each: score, monitor, evaluate, decide.
 """
 
