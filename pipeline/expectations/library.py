@@ -195,17 +195,23 @@ def judged(expectation: Any, values: Mapping[str, Any]) -> Any:
     key = repr((configuration.type, configuration.severity, configuration.kwargs, sorted(values.items())))
     if (known := _VERDICTS.get(key)) is not None:
         return known
+    asked = repr((configuration.type, configuration.kwargs))
+    if (needed := _NEEDED.get(asked)) is None:
+        needed = _NEEDED[asked] = {name: metric.id for name, metric in needs(expectation).items()}
     known = expectation.metrics_validate(
-        {needed.id: values[name] for name, needed in needs(expectation).items()},
+        {identity: values[name] for name, identity in needed.items()},
         runtime_configuration={"result_format": _BASIC},
     )
-    if len(_VERDICTS) >= _REMEMBERED:
-        _VERDICTS.clear()
+    for remembered in (_VERDICTS, _NEEDED):
+        if len(remembered) >= _REMEMBERED:
+            remembered.clear()
     _VERDICTS[key] = known
     return known
 
 
 _VERDICTS: dict[str, Any] = {}
+# The ids of the metrics that an expectation needs, by name.
+_NEEDED: dict[str, dict[str, Any]] = {}
 
 
 def exception(info: Mapping[str, Any] | None) -> str:

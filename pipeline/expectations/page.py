@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cache
+import json
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from pipeline import pages
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from pipeline.intervals import Interval
     from pipeline.job import JobSpec
 
+# Sections of pages: an hourly job shows the same of most columns in every interval.
+_REMEMBERED = 1024
 # Great Expectations draws its marks with an icon font from the network.
 _STYLE = """<style>
 h5, h6 { font-size: 1.05rem; margin: 1.4rem 0 .2rem; } table { margin-bottom: .6rem; } thead[hidden] { display: none; }
@@ -73,8 +76,7 @@ def page(
     # The first section is an overview with links into a site that does not exist here. The others show values of the
     # data, and names, unescaped.
     sections = [
-        harmless(_view().render({"section": section.to_json_dict(), "section_loop": {"index": number}}))
-        for number, section in enumerate(document.sections[1:], start=1)
+        _section(section.to_json_dict(), number) for number, section in enumerate(document.sections[1:], start=1)
     ]
     lead = f"{len(results)} expectations, {len(failed)} not met, {blocked} of them blocking; {rows_in:,} rows in."
     tables = [
@@ -86,6 +88,23 @@ def page(
         if rows
     ]
     return pages.page(f"Validation of {job.name} {interval}", lead, [_STYLE, *tables, *sections])
+
+
+def _section(content: Mapping[str, Any], number: int) -> str:
+    """One column's verdicts; most columns have those of the interval before."""
+    try:
+        return _known_section(json.dumps(content), number)
+    except TypeError:  # values that JSON has no form for
+        return _drawn(content, number)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _known_section(content: str, number: int) -> str:
+    return _drawn(json.loads(content), number)
+
+
+def _drawn(content: Mapping[str, Any], number: int) -> str:
+    return harmless(_view().render({"section": content, "section_loop": {"index": number}}))
 
 
 @cache
