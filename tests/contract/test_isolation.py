@@ -85,7 +85,9 @@ def test_files_may_be_read_side_by_side(inputs: Inputs, tmp_path: Path) -> None:
 
 def test_the_reading_process_knows_no_secrets(inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
-    inputs.files(str(tmp_path), [""])
+    put_file(tmp_path, rows(3))
+    # Once it has answered, it surely goes by its own name.
+    inputs.schema(inputs.files(f"{tmp_path}/in", [""])[0])
     (reader,) = readers()
     assert set(reader.environ()) <= {
         *("LC_ALL", "OMP_NUM_THREADS", "MALLOC_ARENA_MAX", "ARROW_DEFAULT_MEMORY_POOL", "LD_LIBRARY_PATH"),
