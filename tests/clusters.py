@@ -73,7 +73,7 @@ class Cluster:
 
         def busy() -> bool:
             workers = psutil.Process(self._nodes[node].pid).children(recursive=True)
-            return any("ray::_work" in each.cmdline()[:1] for each in workers if each.is_running())
+            return any("ray::_work" in _title(each) for each in workers)
 
         _await(busy, f"a task on {node}")
 
@@ -83,7 +83,7 @@ class Cluster:
         def idle() -> bool:
             nodes = [psutil.Process(process.pid) for process in self._nodes.values()]
             running = [each for node in nodes for each in node.children(recursive=True)]
-            return not any("ray::_work" in each.cmdline()[:1] for each in running if each.is_running())
+            return not any("ray::_work" in _title(each) for each in running)
 
         _await(idle, "rest")
 
@@ -146,6 +146,14 @@ def answers(host: str, port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex((host, port)) == 0
+
+
+def _title(process: psutil.Process) -> list[str]:
+    """What the process calls itself; nothing for one that has ended meanwhile."""
+    try:
+        return process.cmdline()[:1]
+    except psutil.Error:
+        return []
 
 
 def _await(true: Any, what: str) -> None:
