@@ -184,7 +184,7 @@ def test_a_version_carries_its_digest_tags_parameters_and_metrics(
 
 
 @pytest.fixture
-def mlflow(tracking_uri: str) -> Iterator[Any]:
+def mlflow(tracking_uri: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """MLflow as a user sees it: the global tracking URI, and the loaders of flavours."""
     with warnings.catch_warnings():
         # Importing its pyfunc flavour warns about MLflow's own type hints.
@@ -193,6 +193,8 @@ def mlflow(tracking_uri: str) -> Iterator[Any]:
         import mlflow.pyfunc
         import mlflow.sklearn
     before = mlflow.get_tracking_uri()
+    # It sets the variable too, and would leave it to every later test and process.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
     mlflow.set_tracking_uri(tracking_uri)
     yield mlflow
     mlflow.set_tracking_uri(before)
