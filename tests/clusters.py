@@ -73,7 +73,7 @@ class Cluster:
 
         def busy() -> bool:
             workers = psutil.Process(self._nodes[node].pid).children(recursive=True)
-            return any("ray::_work" in _title(each) for each in workers)
+            return any(map(_is_working, workers))
 
         _await(busy, f"a task on {node}")
 
@@ -83,7 +83,7 @@ class Cluster:
         def idle() -> bool:
             nodes = [psutil.Process(process.pid) for process in self._nodes.values()]
             running = [each for node in nodes for each in node.children(recursive=True)]
-            return not any("ray::_work" in _title(each) for each in running)
+            return not any(map(_is_working, running))
 
         _await(idle, "rest")
 
@@ -148,12 +148,12 @@ def answers(host: str, port: int) -> bool:
         return probe.connect_ex((host, port)) == 0
 
 
-def _title(process: psutil.Process) -> list[str]:
-    """What the process calls itself; nothing for one that has ended meanwhile."""
+def _is_working(process: psutil.Process) -> bool:
+    """Whether a process of Ray works on a batch; one that has ended meanwhile does not."""
     try:
-        return process.cmdline()[:1]
+        return "ray::_work" in process.cmdline()[:1]
     except psutil.Error:
-        return []
+        return False
 
 
 def _await(true: Any, what: str) -> None:

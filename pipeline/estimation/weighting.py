@@ -63,7 +63,7 @@ def ridge_logistic(columns: Floats, truth: Floats, weights: Floats, penalty: Flo
     for _ in range(_NEWTON_STEPS):
         chance = expit(columns @ found)
         gradient = columns.T @ (weights * (truth - chance)) - penalty * found
-        step = cho_solve(cho_factor(_hessian(columns, weights * chance * (1 - chance), penalty)), gradient)
+        step = cho_solve(cho_factor(_hessian(columns, weights, penalty, chance)), gradient)
         longest = float(np.abs(step).max())
         found += step * min(1.0, _LONGEST_STEP / max(longest, _TINY))
         if longest < _CONVERGED:
@@ -73,14 +73,13 @@ def ridge_logistic(columns: Floats, truth: Floats, weights: Floats, penalty: Flo
 
 def inverse_hessian(columns: Floats, weights: Floats, penalty: Floats, found: Floats) -> Floats:
     """The inverse of the penalised Hessian at the coefficients ``found``: what `ridge_logistic` leaves open of them."""
-    chance = expit(columns @ found)
-    factor = cho_factor(_hessian(columns, weights * chance * (1 - chance), penalty))
+    factor = cho_factor(_hessian(columns, weights, penalty, expit(columns @ found)))
     inverse: Floats = cho_solve(factor, np.eye(len(found)))
     return inverse
 
 
-def _hessian(columns: Floats, curvature: Floats, penalty: Floats) -> Floats:
-    bent = columns * np.sqrt(curvature)[:, None]
+def _hessian(columns: Floats, weights: Floats, penalty: Floats, chance: Floats) -> Floats:
+    bent = columns * np.sqrt(weights * chance * (1 - chance))[:, None]
     # Of one matrix with itself numpy computes only half of the products.
     product: Floats = bent.T @ bent
     product[np.diag_indices_from(product)] += penalty

@@ -17,7 +17,7 @@ _made: WeakKeyDictionary[LoadedModel, dict[Hashable, object]] = WeakKeyDictionar
 
 
 def with_model(ctx: JobContext, model: LoadedModel, name: str, make: Callable[[], Made]) -> Made:
-    """What ``make`` returned when it was first asked for under this name, of this model and these columns and label of a job.
+    """What ``make`` returned when it was first asked for under this name, of this model and a job's task and columns.
 
     It must depend on nothing else, and nobody may change what it returned.
     """

@@ -202,14 +202,15 @@ def _with_impact(
     if not moved:
         return judged
     few = rows.take(pa.array(np.arange(0, rows.num_rows, max(rows.num_rows // _IMPACT_ROWS, 1))))
-    frame, scorer = engine.to_frame(few, ctx.model_columns(model)), ctx.scorer(model)
+    scorer, declared = ctx.scorer(model), ctx.job.features.columns
     usual = reference.predicted(ctx, scorer.predict(few))
     known = reference.values(reference.held_out(model.reference)[PREDICTION])
     spread = 1.0 if usual.dtype == object else float(np.std(known))
     found = {}
     for column in moved[:_IMPACT_COLUMNS]:
         name = column.column
-        back = impact.undone(compared.sample[name], frame[name].to_numpy(), column.kind, ctx.job.model.seed)
+        shifted = engine.to_frame(few, {name: declared[name]})[name].to_numpy()
+        back = impact.undone(compared.sample[name], shifted, column.kind, ctx.job.model.seed)
         undone = few.set_column(few.schema.get_field_index(name), name, pa.array(back, from_pandas=True))
         other = reference.predicted(ctx, scorer.predict(undone))
         found[name] = profile.difference(usual, other) / spread if spread > 0 else 0.0

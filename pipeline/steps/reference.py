@@ -58,9 +58,9 @@ def features(ctx: JobContext, rows: pa.Table) -> Columns:
 
 def columns(ctx: JobContext, model: LoadedModel, rows: pa.Table) -> Columns:
     """`features`, and the model's predictions of the same rows."""
-    frame = engine.to_frame(rows, ctx.model_columns(model))
-    arrays: Columns = {name: frame[name].to_numpy() for name in frame.columns}
-    arrays[PREDICTION] = predicted(ctx, ctx.scorer(model).predict(rows)) if len(frame) else np.empty(0)
+    scorer = ctx.scorer(model)
+    arrays = features(ctx, rows)
+    arrays[PREDICTION] = predicted(ctx, scorer.predict(rows)) if rows.num_rows else np.empty(0)
     return arrays
 
 
