@@ -100,6 +100,11 @@ def columns(
     return tuple(found)
 
 
+def separation_threshold(policy: Drift, natural: float | None) -> float:
+    """The AUC from which a classifier tells a window from its reference beyond what is ``natural`` (see `multivariate`)."""
+    return max(policy.separation, natural or 0.0)
+
+
 def multivariate(
     policy: Drift,
     *,
@@ -114,7 +119,7 @@ def multivariate(
 
     The limit is ``policy.separation``, raised to what is ``natural``: how far stretches of the training period lie apart.
     """
-    limit = max(policy.separation, natural or 0.0)
+    limit = separation_threshold(policy, natural)
     moved = auc >= limit and p_value < _SEPARATION_P
     before = [bool(report and report.moved) for report in earlier]
     return Multivariate(

@@ -146,7 +146,7 @@ def sizes(reference: Array, current: Array, kind: Kind, *, seed: int = 0) -> Siz
     corrected in quadrature, ``sqrt(value^2 - E[value^2])``, but for categories that moved beyond doubt: about unbiased well
     above the noise, without drift about a third of it. The divergences lose their mean, Jensen and Shannon's before the
     root is taken. An interval is the measured value with 1.96 standard deviations either side, corrected like the value;
-    the deviation is the larger of that of 200 multinomial samples of binned counts (drawn with ``seed``) and the
+    the deviation is the larger of that of 100 multinomial samples of binned counts (drawn with ``seed``) and the
     first-order one. ``None`` when a side has nothing to compare: no value of a number, no row of a category.
     """
     rng = np.random.default_rng(seed)

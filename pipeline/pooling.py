@@ -24,7 +24,7 @@ Kinds = Mapping[str, Kind]
 
 # IQR of a normal distribution in standard deviations: makes IQR / 1.349 comparable with a standard deviation.
 IQR_OF_NORMAL = 1.349
-_REPLICATES = 200
+_REPLICATES = 100
 # Drawing needs few bins: the interval's width, not its place, rests on them.
 _DRAWN_BINS = 64
 
@@ -72,7 +72,7 @@ class Bins:
         return int(self.reference.sum()), int(self.current.sum())
 
     def drawn(self, rng: np.random.Generator) -> tuple[Array, Array]:
-        """200 multinomial samples of each side, one per line.
+        """100 multinomial samples of each side, one per line.
 
         Of very many bins those with about the same ratio of the sides are put together, which changes neither the total
         variation nor, by much, a divergence.

@@ -1,6 +1,6 @@
 """Batches worked on several at a time, answers in the order of the batches: the one place with threads and worker processes.
 
-Owns joblib and threadpoolctl; `pipeline.remote` does the same on a cluster. Must not know what is done to a batch; what comes
+Owns joblib; `pipeline.remote` does the same on a cluster. Must not know what is done to a batch; what comes
 out never depends on how many work on it.
 """
 
@@ -11,8 +11,10 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from pipeline import threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
@@ -55,7 +57,7 @@ def in_order(
     is raised where its item would have come, and what is computed beyond it is dropped. Of a cluster: what
     `pipeline.remote` raises.
     """
-    with _one_thread_each(), _pool(backend, workers, address, task) as (submit, count):
+    with threads.one(), _pool(backend, workers, address, task) as (submit, count):
         yield from _drained(iter(items), lambda item: submit(question(item)), count + _SPARE)
 
 
@@ -106,7 +108,7 @@ def _pool(
         assert address is not None
         from pipeline import remote
 
-        with remote.connected(address, task, prepare=_use_one_thread, workers=workers) as cluster:
+        with remote.connected(address, task, prepare=threads.one_for_good, workers=workers) as cluster:
             yield cluster.submit, cluster.workers
     else:
         assert workers is not None
@@ -116,11 +118,11 @@ def _pool(
 
 @contextmanager
 def _threads(workers: int, task: Callable[[Any], _Answer]) -> Iterator[Callable[[Any], _Reply[_Answer]]]:
-    threads = ThreadPoolExecutor(workers, "scoring", initializer=_use_one_thread)
+    pool = ThreadPoolExecutor(workers, "scoring", initializer=threads.one_for_good)
     try:
-        yield lambda question: threads.submit(task, question)
+        yield lambda question: pool.submit(task, question)
     finally:
-        threads.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 @contextmanager
@@ -143,7 +145,7 @@ def _done(answer: _Answer) -> Future[_Answer]:
 def _receive(task: Callable[[Any], Any], parent: int) -> None:
     global _task
     _task = task
-    _use_one_thread()
+    threads.one_for_good()
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
@@ -157,20 +159,3 @@ def _end_with(parent: int) -> None:
 def _work(question: Any) -> Any:
     assert _task is not None
     return _task(question)
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """One thread per call of a numerical library, as long as this lasts."""
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(1):
-        yield
-
-
-def _use_one_thread() -> None:
-    """The same for good, in a worker; OpenMP counts the threads of every thread by itself."""
-    from threadpoolctl import threadpool_limits
-
-    with suppress(RuntimeError):
-        threadpool_limits(1)

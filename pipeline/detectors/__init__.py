@@ -58,15 +58,16 @@ class Detector(Protocol):
         ...
 
     def separation(
-        self, reference: Sample, current: Sample, kinds: Kinds, *, rows: int, seed: int
+        self, reference: Sample, current: Sample, kinds: Kinds, *, rows: int, seed: int, ranked_from: float = 0.5
     ) -> Separation | None:
         """How well a classifier tells the two sides apart by all columns of ``kinds`` together.
 
         The classifier two-sample test (Lopez-Paz and Oquab 2017) on out-of-fold probabilities of shallow boosted trees. It
         finds what no column shows alone, such as a correlation that changed. At most ``rows`` rows per side take part, of the
         larger side at most three per row of the smaller; the choice depends on ``seed`` and on the rows, not on their
-        order. NaN and infinities are missing, and missing is told apart from any value. None for fewer than 100 rows on a
-        side, or when no column varies.
+        order. NaN and infinities are missing, and missing is told apart from any value. The columns are ranked from
+        an AUC of ``ranked_from`` on, which takes as long again. None for fewer than 100 rows on a side, or when no column
+        varies.
         """
         ...
 
@@ -99,7 +100,7 @@ def natural_separations(
         if min(np.count_nonzero(inside), np.count_nonzero(outside)) < policy.min_rows:
             continue
         rest, own = ({name: values[side] for name, values in sample.items()} for side in (outside, inside))
-        separation = ScipyDetector().separation(rest, own, kinds, rows=_STRETCH_ROWS, seed=seed)
+        separation = ScipyDetector().separation(rest, own, kinds, rows=_STRETCH_ROWS, seed=seed, ranked_from=math.inf)
         found += [separation.auc] if separation is not None else []
     return np.array(found) if len(found) >= _FEWEST_STRETCHES else None
 
@@ -124,7 +125,7 @@ class ScipyDetector:
         return _test_columns(reference, current, kinds, {"number": kolmogorov_smirnov, "category": chi_squared})
 
     def separation(
-        self, reference: Sample, current: Sample, kinds: Kinds, *, rows: int, seed: int
+        self, reference: Sample, current: Sample, kinds: Kinds, *, rows: int, seed: int, ranked_from: float = 0.5
     ) -> Separation | None:
         """The result that `Detector.separation` promises."""
 
@@ -135,7 +136,7 @@ class ScipyDetector:
                 probabilities[test] = trees.predict_proba(sides.features[test])[:, 1]
             return probabilities
 
-        return compare(Sides.of(reference, current, kinds, rows, seed), out_of_fold, seed)
+        return compare(Sides.of(reference, current, kinds, rows, seed), out_of_fold, seed, ranked_from)
 
 
 class AlibiDetector:
@@ -174,7 +175,7 @@ class AlibiDetector:
         return _test_columns(reference, current, kinds, self._tests)
 
     def separation(
-        self, reference: Sample, current: Sample, kinds: Kinds, *, rows: int, seed: int
+        self, reference: Sample, current: Sample, kinds: Kinds, *, rows: int, seed: int, ranked_from: float = 0.5
     ) -> Separation | None:
         """The result that `Detector.separation` promises."""
 
@@ -187,7 +188,7 @@ class AlibiDetector:
             found = test.predict(second)["data"]
             return np.concatenate([found["probs_ref"], found["probs_test"]])
 
-        return compare(Sides.of(reference, current, kinds, rows, seed), out_of_fold, seed)
+        return compare(Sides.of(reference, current, kinds, rows, seed), out_of_fold, seed, ranked_from)
 
 
 def _only_p_value(prediction: dict[str, dict[str, Array]]) -> float:

@@ -11,8 +11,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
+from pipeline import threads
 from pipeline.estimates import Expected
 from pipeline.estimation.calibration import calibrated
 from pipeline.estimation.nanny import Nannies, from_losses
@@ -93,7 +93,7 @@ def expect(task: Task, metric: MetricName, holdout: Holdout, window: Window, *, 
     if task != "regression" and len(np.unique(held.known_truth)) < 2:
         return None
     # On rows as few as these, several threads wait for each other longer than they work.
-    with threadpool_limits(1, user_api="openmp"):
+    with threads.one():
         sides = holdout.encoding.beside(now)
         if task == "binary":
             found = calibrated(metric, held, now, sides, np.random.default_rng(seed))

@@ -5,7 +5,7 @@ Pure functions of encoded columns; must not know a metric.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
@@ -60,10 +60,12 @@ def _curved(columns: Floats) -> Floats:
 def ridge_logistic(columns: Floats, truth: Floats, weights: Floats, penalty: Floats, start: Floats) -> Floats:
     """Coefficients of a weighted logistic regression with ridge penalties, by Newton's method from ``start``."""
     found = start.copy()
+    # Half the bytes, half the time: the gradient alone decides where the steps lead, the Hessian how many they are.
+    rough = columns.astype(np.float32)
     for _ in range(_NEWTON_STEPS):
         chance = expit(columns @ found)
         gradient = columns.T @ (weights * (truth - chance)) - penalty * found
-        step = cho_solve(cho_factor(_hessian(columns, weights, penalty, chance)), gradient)
+        step = cho_solve(cho_factor(_hessian(rough, weights, penalty, chance)), gradient)
         longest = float(np.abs(step).max())
         found += step * min(1.0, _LONGEST_STEP / max(longest, _TINY))
         if longest < _CONVERGED:
@@ -78,9 +80,10 @@ def inverse_hessian(columns: Floats, weights: Floats, penalty: Floats, found: Fl
     return inverse
 
 
-def _hessian(columns: Floats, weights: Floats, penalty: Floats, chance: Floats) -> Floats:
-    bent = columns * np.sqrt(weights * chance * (1 - chance))[:, None]
+def _hessian(columns: NDArray[Any], weights: Floats, penalty: Floats, chance: Floats) -> Floats:
+    """The penalised Hessian, as precise as ``columns``."""
+    bent = columns * np.sqrt(weights * chance * (1 - chance))[:, None].astype(columns.dtype)
     # Of one matrix with itself numpy computes only half of the products.
-    product: Floats = bent.T @ bent
+    product: Floats = (bent.T @ bent).astype(np.float64)
     product[np.diag_indices_from(product)] += penalty
     return product

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import sqlalchemy as sa
 
@@ -15,7 +15,7 @@ from pipeline.reports import Manifest, RegisteredModel, Report, ScoringPlan
 from pipeline.verdicts import DriftReport, Incident, Notice, PerformanceReport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from datetime import datetime
 
     from pipeline.ledger.session import AnyReport
@@ -49,13 +49,14 @@ class Ledger(Decisions):
 
     def manifest(self, job: str, interval: Interval) -> Manifest | None:
         """The latest recorded manifest of the interval; ``None`` when it was never published."""
-        where = [database.manifests.c.job == job, *_at(database.manifests, _interval_keys(interval))]
-        found = self._read(Manifest, intervals.newest(database.manifests, where))
+        start, end = microseconds(interval.start), microseconds(interval.end)
+        found = self._reported(Manifest, database.manifests, job=job, start=start, end=end)
         return found[0] if found else None
 
     def manifests(self, job: str, *, ended_by: datetime | None = None, since: datetime | None = None) -> list[Manifest]:
         """The latest manifest of each interval with ``since < end <= ended_by``, by start."""
-        return self._reported(Manifest, database.manifests, job, since, ended_by)
+        bounds = {"since": _microseconds(since), "until": _microseconds(ended_by)}
+        return self._reported(Manifest, database.manifests, job=job, **bounds)
 
     def unmeasured(self, job: str, *, ended_by: datetime) -> list[Manifest]:
         """Of `manifests`, those whose rows no recorded performance report has measured, by start."""
@@ -63,10 +64,11 @@ class Ledger(Decisions):
 
     def published(self, job: str) -> tuple[int, Manifest | None, Manifest | None]:
         """How many intervals have a manifest, and the manifests of the first and of the latest one."""
-        own, tally = database.manifests.c.job == job, database.tallies.c
+        tally = database.tallies.c
         with self._answering("reading"), self._engine.connect() as connection:
             count = connection.scalar(sa.select(tally.intervals).where(tally.job == job)) or 0
-        edges = [self._read(Manifest, intervals.edge(database.manifests, [own], is_first=end)) for end in (True, False)]
+        questions = [intervals.edge(database.manifests, ("job",), is_first=is_first) for is_first in (True, False)]
+        edges = [self._read(Manifest, question, {"job": job}) for question in questions]
         first, latest = (found[0] if found else None for found in edges)
         return count, first, latest
 
@@ -87,8 +89,8 @@ class Ledger(Decisions):
 
         ``loud_on`` leaves out quiet reports and those on other model versions before anything is counted.
         """
-        where = [] if loud_on is None else [database.drift.c.loud_version == loud_on]
-        return self._reported(DriftReport, database.drift, job, since, ended_by, where, last=last)
+        bounds = {"since": _microseconds(since), "until": _microseconds(ended_by)}
+        return self._reported(DriftReport, database.drift, last=last, job=job, loud_on=loud_on, **bounds)
 
     def record_performance(self, report: PerformanceReport, measured: Manifest | None = None) -> None:
         """Record a performance report, unless it repeats the latest one of its interval and ``as_of``.
@@ -115,19 +117,14 @@ class Ledger(Decisions):
 
         Only the one ``interval``, those that ended after ``since``, or the ``last`` n of them; ``loud_on`` as in `drift`.
         """
-        table = database.performance
-        where = [] if interval is None else _at(table, _interval_keys(interval))
-        if loud_on is not None:
-            where.append(table.c.loud_version == loud_on)
-        if as_of is not None:
-            # By the intervals, not by this: nearly every report was made by then.
-            where.append(table.c.as_of + 0 <= microseconds(as_of))
-        return self._reported(PerformanceReport, table, job, since, None, where, table.c.as_of, last=last)
+        start, end = (None, None) if interval is None else (interval.start, interval.end)
+        times = {"start": start, "end": end, "since": since, "as_of": as_of}
+        bounds = {name: _microseconds(instant) for name, instant in times.items()}
+        return self._reported(PerformanceReport, database.performance, last=last, job=job, loud_on=loud_on, **bounds)
 
     def performance_at(self, job: str, as_of: datetime) -> list[PerformanceReport]:
         """The reports of exactly this ``as_of``, of each interval the one recorded last, by start."""
-        where = [database.performance.c.job == job, database.performance.c.as_of == microseconds(as_of)]
-        return self._read(PerformanceReport, intervals.newest(database.performance, where))[::-1]
+        return self._reported(PerformanceReport, database.performance, job=job, at=microseconds(as_of))
 
     def performance_course(self, job: str, *, as_of: datetime, last: int) -> list[PerformanceReport]:
         """The ``last`` n reports by ``as_of``, those included that later ones on the same interval superseded."""
@@ -244,20 +241,18 @@ class Ledger(Decisions):
                     summaries.measured(connection, own, facts["measured"])
 
     def _reported(
-        self,
-        kind: type[AnyReport],
-        table: sa.Table,
-        job: str,
-        since: datetime | None,
-        ended_by: datetime | None,
-        where: Sequence[sa.ColumnElement[bool]] = (),
-        *newest_by: sa.Column[Any],
-        last: int | None = None,
+        self, kind: type[AnyReport], table: sa.Table, *, last: int | None = None, **asked: str | int | None
     ) -> list[AnyReport]:
-        """Of each interval of the job with ``since < end <= ended_by`` the newest row, by start; the ``last`` n of them."""
-        after, until = (None if instant is None else microseconds(instant) for instant in (since, ended_by))
-        own = [table.c.job == job, *where]
-        return self._read(kind, intervals.between(table, own, after, until, *newest_by, last=last))[::-1]
+        """Of each interval the newest row, by start; the ``last`` n of them. ``asked`` as in `intervals.Asked`, if given."""
+        given = {name: value for name, value in asked.items() if value is not None}
+        names = cast("tuple[intervals.Asked, ...]", tuple(given))
+        if last is None:
+            return self._read(kind, intervals.newest(table, names), given)[::-1]
+        return self._read(kind, intervals.last(table, names), {**given, "last": last})[::-1]
+
+
+def _microseconds(instant: datetime | None) -> int | None:
+    return None if instant is None else microseconds(instant)
 
 
 def _loudness(report: DriftReport | PerformanceReport) -> dict[str, int]:

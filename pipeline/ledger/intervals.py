@@ -1,61 +1,79 @@
 """Reports on intervals in the ledger: of each interval the newest, of those in a stretch of time or of the last n.
 
-What is asked for about the latest intervals is read from the end of an index, however long the history is.
+What is asked for about the latest intervals is read from the end of an index, however long the history is. A question is
+put together once: that takes longer than its answer. Its parameters are named after what is asked.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
 
 import sqlalchemy as sa
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
     from sqlalchemy import ColumnElement
 
+# All instants in microseconds: `start` and `end` of one interval, `since` < end <= `until`, reports `at` or known at `as_of`.
+Asked = Literal["job", "start", "end", "since", "until", "loud_on", "at", "as_of"]
 
-def newest(table: sa.Table, where: Sequence[ColumnElement[bool]], *newest_by: sa.Column[Any]) -> sa.Select[Any]:
-    """Of each interval the newest payload, the greatest of ``newest_by``, then the one recorded last; the last first."""
-    # Sums are in no index: the rows are found by the conditions, and not in the order of all intervals.
+_CONDITIONS: dict[Asked, Callable[[Any], ColumnElement[bool]]] = {
+    "job": lambda c: c.job == sa.bindparam("job"),
+    "start": lambda c: c.interval_start == sa.bindparam("start"),
+    "end": lambda c: c.interval_end == sa.bindparam("end"),
+    "since": lambda c: c.interval_end > sa.bindparam("since"),
+    "until": lambda c: c.interval_end <= sa.bindparam("until"),
+    "loud_on": lambda c: c.loud_version == sa.bindparam("loud_on"),
+    "at": lambda c: c.as_of == sa.bindparam("at"),
+    # Sums are in no index. By the intervals, not by this: nearly every report was made by then.
+    "as_of": lambda c: c.as_of + 0 <= sa.bindparam("as_of"),
+}
+# On the way back from the end of the index by intervals, these bounds are looked at, not looked up.
+_LOOKED_AT: dict[Asked, Callable[[Any], ColumnElement[bool]]] = {
+    **_CONDITIONS,
+    "since": lambda c: c.interval_end + 0 > sa.bindparam("since"),
+    "until": lambda c: sa.and_(c.interval_start < sa.bindparam("until"), c.interval_end + 0 <= sa.bindparam("until")),
+}
+
+
+@cache
+def newest(table: sa.Table, asked: tuple[Asked, ...]) -> sa.Select[Any]:
+    """Of each interval the newest payload, known latest, then recorded last; the last interval first."""
+    # The rows are found by the conditions, and not in the order of all intervals.
     rank = sa.func.row_number().over(
-        partition_by=(table.c.interval_start + 0, table.c.interval_end + 0),
-        order_by=[column.desc() for column in (*newest_by, table.c.id)],
+        partition_by=(table.c.interval_start + 0, table.c.interval_end + 0), order_by=_newest_first(table)
     )
     columns = (table.c.payload, table.c.interval_start, table.c.interval_end, rank.label("rank"))
-    ranked = sa.select(*columns).where(*where).subquery()
+    ranked = sa.select(*columns).where(*(_CONDITIONS[name](table.c) for name in asked)).subquery()
     query = sa.select(ranked.c.payload).where(ranked.c.rank == 1)
     return query.order_by(ranked.c.interval_start.desc(), ranked.c.interval_end.desc())
 
 
-def between(
-    table: sa.Table,
-    own: Sequence[ColumnElement[bool]],
-    after: int | None,
-    until: int | None,
-    *newest_by: sa.Column[Any],
-    last: int | None = None,
-) -> sa.Select[Any]:
-    """`newest` of the ``own`` rows of intervals with ``after < end <= until`` (microseconds), the ``last`` n of them."""
+@cache
+def last(table: sa.Table, asked: tuple[Asked, ...]) -> sa.Select[Any]:
+    """`newest`, of the last n intervals only; n is the parameter ``last``."""
     start, end = table.c.interval_start, table.c.interval_end
-    if last is None:
-        bounds = [*([] if after is None else [end > after]), *([] if until is None else [end <= until])]
-        return newest(table, [*own, *bounds], *newest_by)
-    # These bounds are looked at on the way back from the end of the index by intervals.
-    where = [*own, *([] if after is None else [end + 0 > after])]
-    if until is not None:
-        where += [start < until, end + 0 <= until]
-    keys = sa.select(start, end).where(*where).distinct().order_by(start.desc(), end.desc()).limit(last).subquery()
-    same = (start == keys.c.interval_start, end == keys.c.interval_end)
-    order = [column.desc() for column in (*newest_by, table.c.id)]
-    row = sa.select(table.c.id).where(*where, *same).order_by(*order).limit(1).correlate(keys).scalar_subquery()
+    where = [_LOOKED_AT[name](table.c) for name in asked]
+    keys = sa.select(start, end).where(*where).distinct().order_by(start.desc(), end.desc())
+    latest = keys.limit(sa.bindparam("last")).subquery()
+    same = (start == latest.c.interval_start, end == latest.c.interval_end)
+    ids = sa.select(table.c.id).where(*where, *same).order_by(*_newest_first(table))
     found = table.alias()
-    query = sa.select(found.c.payload).join_from(keys, found, found.c.id == row)
-    return query.order_by(keys.c.interval_start.desc(), keys.c.interval_end.desc())
+    query = sa.select(found.c.payload).join_from(
+        latest, found, found.c.id == ids.limit(1).correlate(latest).scalar_subquery()
+    )
+    return query.order_by(latest.c.interval_start.desc(), latest.c.interval_end.desc())
 
 
-def edge(table: sa.Table, own: Sequence[ColumnElement[bool]], *, is_first: bool) -> sa.Select[Any]:
-    """The newest payload of the first or of the last interval of the ``own`` rows; of those with one start the longest."""
+@cache
+def edge(table: sa.Table, asked: tuple[Asked, ...], *, is_first: bool) -> sa.Select[Any]:
+    """The newest payload of the first or of the last interval; of those with one start the longest."""
     start = table.c.interval_start.asc() if is_first else table.c.interval_start.desc()
-    query = sa.select(table.c.payload).where(*own)
+    query = sa.select(table.c.payload).where(*(_CONDITIONS[name](table.c) for name in asked))
     return query.order_by(start, table.c.interval_end.desc(), table.c.id.desc()).limit(1)
+
+
+def _newest_first(table: sa.Table) -> list[ColumnElement[Any]]:
+    return [table.c[name].desc() for name in ("as_of", "id") if name in table.c]

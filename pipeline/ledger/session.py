@@ -15,7 +15,7 @@ from pipeline.ledger.instants import microseconds
 from pipeline.reports import Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from datetime import datetime
 
 AnyReport = TypeVar("AnyReport", bound=Report)
@@ -62,9 +62,11 @@ class Session:
     def _row(self, job: str, report: Report, values: dict[str, Any]) -> dict[str, Any]:
         return {"job": job, "recorded_at": microseconds(self._clock()), "payload": report.model_dump_json(), **values}
 
-    def _read(self, kind: type[AnyReport], query: sa.Select[Any]) -> list[AnyReport]:
+    def _read(
+        self, kind: type[AnyReport], query: sa.Select[Any], parameters: Mapping[str, Any] | None = None
+    ) -> list[AnyReport]:
         with self._answering("reading"), self._engine.connect() as connection:
-            return [_parsed(kind, payload) for payload in connection.scalars(query)]
+            return [_parsed(kind, payload) for payload in connection.scalars(query, parameters)]
 
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:

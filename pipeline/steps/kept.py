@@ -16,13 +16,13 @@ Made = TypeVar("Made")
 _made: WeakKeyDictionary[LoadedModel, dict[Hashable, object]] = WeakKeyDictionary()
 
 
-def with_model(ctx: JobContext, model: LoadedModel, name: str, make: Callable[[], Made]) -> Made:
+def with_model(ctx: JobContext, model: LoadedModel, name: str, make: Callable[[], Made], *inputs: Hashable) -> Made:
     """What ``make`` returned when it was first asked for under this name, of this model and a job's task and columns.
 
-    It must depend on nothing else, and nobody may change what it returned.
+    It must depend on nothing else but ``inputs``, of which few may differ, and nobody may change what it returned.
     """
     kept = _made.setdefault(model, {})
-    key = (name, ctx.job.task, tuple(ctx.job.features.columns.items()))
+    key = (name, ctx.job.task, tuple(ctx.job.features.columns.items()), *inputs)
     if key not in kept:
         kept[key] = make()
     return cast("Made", kept[key])

@@ -176,7 +176,15 @@ def _judged(
     judged = tuple(c.model_copy(update={"column": _SHOWN_AS.get(c.column, c.column)}) for c in judged)
     if not job.drift.multivariate or rows < job.drift.min_rows:
         return judged, None
-    found = detector.separation(compared.sample, columns, ctx.kinds, rows=_SEPARATION_ROWS, seed=job.model.seed)
+    natural = model.profile.separation
+    found = detector.separation(
+        compared.sample,
+        columns,
+        ctx.kinds,
+        rows=_SEPARATION_ROWS,
+        seed=job.model.seed,
+        ranked_from=drift.separation_threshold(job.drift, natural),
+    )
     if found is None:
         return judged, None
     return judged, drift.multivariate(
@@ -185,7 +193,7 @@ def _judged(
         p_value=found.p_value,
         ranked=found.ranked,
         rows=found.rows,
-        natural=model.profile.separation,
+        natural=natural,
         earlier=[report.multivariate for report in before],
     )
 

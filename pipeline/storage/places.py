@@ -11,7 +11,7 @@ import shutil
 import uuid
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -42,6 +42,8 @@ class Place:
     @classmethod
     def of(cls, uri: str) -> Place:
         """The place of a local path or fsspec URI; raises `InvalidRequest` when nothing serves its protocol."""
+        if "://" not in uri and "::" not in uri:
+            return cls(uri, *_on_disk(uri))
         try:
             fs, path = fsspec.core.url_to_fs(uri)
         except (ValueError, ImportError) as err:
@@ -162,6 +164,13 @@ def fetched(uri: str, scratch: Path) -> Iterator[Path]:
         yield copy
     finally:
         copy.unlink(missing_ok=True)
+
+
+@lru_cache(maxsize=4096)
+def _on_disk(uri: str) -> tuple[LocalFileSystem, str]:
+    """The file system and the path of a name without a protocol; a partition is asked for dozens of times."""
+    fs, path = fsspec.core.url_to_fs(uri)
+    return fs, path
 
 
 def digest(stream: BinaryIO) -> tuple[str, int]:

@@ -40,7 +40,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "jobfile",
     ),
     (
-        *("schema", "casts", "rules", "keys", "aggregates", "windows", "seasons"),
+        *("schema", "casts", "rules", "keys", "aggregates", "windows", "seasons", "threads"),
         *(
             "pooling",
             "chance",
@@ -106,6 +106,7 @@ LIBRARIES = {
 }
 # The one adapter that may import a heavy library, even inside a function.
 OWNER = {
+    "threadpoolctl": "threads",
     "alibi_detect": "detectors",
     "great_expectations": "expectations",
     "mlflow": "registry",
