@@ -114,6 +114,13 @@ class Promote(Model):
     confidence: float = Field(
         default=0.95, ge=0.5, lt=1, description="One-sided confidence that the challenger is better."
     )
+    looks: int = Field(
+        default=3,
+        ge=1,
+        le=10,
+        description="How often a challenger that is better, but not proven so, is compared: again whenever the labelled time "
+        "since its training has doubled. All looks together keep to the confidence; half of the error is for the first.",
+    )
     criterion: Literal["superior", "not_inferior"] = Field(
         default="superior",
         description="superior: the challenger must be proven better; not_inferior: proven not worse by more than margin.",
@@ -161,6 +168,13 @@ class Promote(Model):
         description="What the first champion must show, as there is none to compare it with. holdout_better_than_constant: "
         "on its holdout it is proven better than the training's mean, class shares or most frequent class; any: nothing.",
     )
+
+    def at_look(self, look: int) -> Promote:
+        """The same with the confidence of one look, the first being 1: the errors of all looks add up to the one allowed."""
+        if self.looks == 1:
+            return self
+        share = 0.5 if look == 1 else 0.5 / (self.looks - 1)
+        return self.model_copy(update={"confidence": 1 - share * (1 - self.confidence)})
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

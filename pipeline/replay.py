@@ -206,7 +206,7 @@ def _act(runtime: Runtime, job: JobSpec, interval: Interval, policy: Policy, cou
         trigger = TriggerDecision(fire=True, cause="schedule", reason="The labels of a month are complete.")
     if trigger is None or not trigger.fire:
         return ""
-    course.retrains += 1
+    course.retrains += trigger.version is None
     began = time.perf_counter()
     try:
         report = runtime.retrain(job, as_of, trigger=trigger, force=policy == "always")

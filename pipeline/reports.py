@@ -178,9 +178,12 @@ class TriggerDecision(Report):
     """Whether to train now, and why."""
 
     fire: bool
-    cause: Literal["drift", "degradation", "estimate", "schedule", "manual", "bootstrap", "none"]
+    cause: Literal["drift", "degradation", "estimate", "schedule", "evidence", "manual", "bootstrap", "none"]
     reason: str
     since: AwareDatetime | None = Field(default=None, description="Start of the first interval that showed the cause.")
+    version: int | None = Field(
+        default=None, description="evidence: the version that is compared again on more labels; nothing is trained."
+    )
     halted: bool = Field(default=False, description="The last trainings led to nothing, as many as open the breaker.")
 
 

@@ -228,12 +228,11 @@ class Runtime:
         reason: str = "",
         force: bool = False,
     ) -> RetrainReport:
-        """Train on what was known at ``as_of``, register, gate, and promote if proven and allowed.
+        """Train on what was known at ``as_of``, register, gate, and promote if proven and allowed; or gate a version again.
 
-        ``trigger`` is the decision that led here; without one the call counts as manual and is recorded with
-        ``reason``. ``bootstrap`` makes the first champion. ``force`` promotes without the gate. Raises `NotEnoughLabels`,
-        `TrainerFailed`, `NoChampion` (without ``bootstrap``, before the first promotion), `InvalidRequest` (a bootstrap
-        after it) and `AliasConflict`.
+        ``trigger`` is the decision that led here; without one the call counts as manual and is recorded with ``reason``.
+        ``bootstrap`` makes the first champion. ``force`` promotes without the gate. Raises `NotEnoughLabels`, `TrainerFailed`,
+        `NoChampion` (unless ``bootstrap``), `InvalidRequest` (a bootstrap of a job that has a champion) and `AliasConflict`.
         """
         ctx = self.context(job)
         if bootstrap:
@@ -248,6 +247,8 @@ class Runtime:
                 reason=reason or "Asked for by hand.",
             )
             decide.record_trigger(ctx, as_of, trigger)
+        if trigger.version is not None:
+            return promote.consider(ctx, as_of, trigger, ctx.registered(trigger.version))
         decide.record_start(ctx, as_of, trigger)
         try:
             trained = retrain.train(ctx, as_of, trigger.since)

@@ -1,7 +1,7 @@
 """Whether to train a challenger now: a pure policy over recorded verdicts and earlier trainings.
 
-First a cause is looked for: degradation, estimated degradation, drift, the schedule. Then the brakes: what broken data, the
-cooldown, the breaker, the rows that are new, and the budget say about it.
+First a cause is looked for: more evidence on the last challenger, degradation, estimated degradation, drift, the schedule. Then
+the brakes: what broken data, the cooldown, the breaker, the rows that are new, and the budget say about it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pipeline.intervals import Interval
     from pipeline.job import JobSpec
     from pipeline.policies import Retrain
     from pipeline.verdicts import DriftReport
@@ -50,12 +51,22 @@ class Training:
 
 
 @dataclass(frozen=True, slots=True)
+class Unproven:
+    """The last challenger, better than the present champion but not proven so, for the last time on the rows of ``span``."""
+
+    version: int
+    gain: float
+    span: Interval
+    looks: int
+
+
+@dataclass(frozen=True, slots=True)
 class Known:
     """What is known when a decision is made.
 
     ``drift`` and ``performance`` are the latest reports in order of their intervals, of several on one interval the last
     counts; ``trainings`` come in order of ``as_of``; ``labelled`` holds the labelled rows of each interval by its start;
-    ``in_rollout`` is the version that is in rollout beside the champion.
+    ``in_rollout`` is the version that is in rollout beside the champion, ``unproven`` the last training's if it may yet win.
     """
 
     champion_version: int
@@ -64,6 +75,7 @@ class Known:
     trainings: Sequence[Training]
     labelled: Mapping[datetime, int]
     in_rollout: int | None = None
+    unproven: Unproven | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +95,13 @@ def decide(job: JobSpec, as_of: datetime, known: Known) -> TriggerDecision:
     a training is under way or the cooldown since the last one lasts, while the breaker is open, before ``min_new_rows``
     labelled rows have come since the change began and since the last training - twice as many for each training of this
     change that led to nothing - over long enough to learn from some and prove it on others
-    (`pipeline.windows.shortest_since_change`), and beyond the budget.
+    (`pipeline.windows.shortest_since_change`), and beyond the budget. To look again at a challenger costs nothing of these.
     """
     policy = job.retrain
     halted = len(rejected_in_a_row(known.trainings)) >= policy.breaker.after
+    if why := _may_be_proven_now(job, as_of, known):
+        assert known.unproven is not None
+        return TriggerDecision(fire=True, cause="evidence", reason=why, version=known.unproven.version, halted=halted)
     found, why = _cause(job, as_of, known)
     if found is None:
         return TriggerDecision(fire=False, cause="none", reason=why, halted=halted)
@@ -109,6 +124,23 @@ def rejected_in_a_row(trainings: Sequence[Training]) -> list[Training]:
         elif training.outcome == "rejected" and training.is_automatic:
             run.append(training)
     return run
+
+
+def _may_be_proven_now(job: JobSpec, as_of: datetime, known: Known) -> str:
+    """Why the last challenger is compared again: there is twice as much to compare it on; empty when it is not."""
+    unproven, policy = known.unproven, job.retrain
+    if unproven is None or unproven.looks >= job.promote.looks or not policy.enabled:
+        return ""
+    if _broken(as_of, known.drift) or known.in_rollout is not None or known.trainings[-1].outcome == "running":
+        return ""
+    begin = unproven.span.start
+    seen, now = unproven.span.end - begin, windows.labelled_by(job, as_of) - begin
+    if now < 2 * seen:
+        return ""
+    return (
+        f"Version {unproven.version} was better by {unproven.gain:.4g} over {_days(seen)}, which was no proof; now there are "
+        f"labels of {_days(now)}. Look {unproven.looks + 1} of {job.promote.looks}."
+    )
 
 
 def _cause(job: JobSpec, as_of: datetime, known: Known) -> tuple[_Found | None, str]:

@@ -44,9 +44,14 @@ def matured_by(job: JobSpec, as_of: datetime) -> datetime:
     return as_of - job.labels.mature_after
 
 
+def labelled_by(job: JobSpec, as_of: datetime) -> datetime:
+    """The end of the last whole interval whose labels count as complete at ``as_of``."""
+    return job.cadence.floor(matured_by(job, as_of))
+
+
 def history(job: JobSpec, as_of: datetime) -> Interval:
     """The whole intervals of labelled history that a training at ``as_of`` may use: ``retrain.window``, rounded up."""
-    end = job.cadence.floor(matured_by(job, as_of))
+    end = labelled_by(job, as_of)
     return Interval(job.cadence.floor(end - job.retrain.window), end)
 
 

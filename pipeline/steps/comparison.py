@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from pipeline import engine, gates, guards
+from pipeline import engine, gates, guards, paired
 from pipeline.errors import ContractViolation
 from pipeline.job import Column
 from pipeline.steps import contest
 from pipeline.steps.context import INTERVAL, LABEL, PREDICTION
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
     import pyarrow as pa
     from numpy.typing import NDArray
@@ -23,16 +22,16 @@ if TYPE_CHECKING:
     from pipeline.reports import GateDecision
     from pipeline.steps.context import JobContext
 
-_MINUTES_PER_DAY = 24 * 60
 _AS_TEXT = Column(type="category")
 # Speed: rows that are scored at most, the fastest of so many times counts, and a limit that is exceeded must be so again
 # and again. A difference below so many seconds is the machine's, and nobody's concern.
 _TIMED_ROWS, _TIMES, _ROUNDS, _NO_DIFFERENCE = 20_000, 3, 3, 0.05
 
 
-def decide(ctx: JobContext, old: LoadedModel, new: LoadedModel, rows: pa.Table) -> GateDecision:
+def decide(ctx: JobContext, old: LoadedModel, new: LoadedModel, rows: pa.Table, look: int = 1) -> GateDecision:
     """The gate's decision on champion ``old`` and challenger ``new``, on labelled rows of `retrain.collect`.
 
+    ``look`` says how often they are compared with this one (see `pipeline.release.Promote.at_look`).
     Nothing in it depends on the machine, but for the time that scoring took where that keeps the challenger out.
     """
     try:
@@ -42,11 +41,11 @@ def decide(ctx: JobContext, old: LoadedModel, new: LoadedModel, rows: pa.Table) 
     except ContractViolation as error:
         return gates.insufficient(ctx.job.metric, 0, f"The two cannot be compared: {error.what}")
     return gates.compare(
-        ctx.job.promote,
+        ctx.job.promote.at_look(look),
         ctx.job.metric,
         champion=made[0],
         challenger=made[1],
-        interval=blocks(rows[INTERVAL].to_numpy()),
+        interval=paired.days(rows[INTERVAL].to_numpy()),
         seed=ctx.job.model.seed,
         slices=slices,
         min_slice=ctx.job.performance.min_slice,
@@ -64,7 +63,7 @@ def first(ctx: JobContext, new: LoadedModel, rows: pa.Table) -> GateDecision:
         ctx.job.metric,
         outcomes=outcomes(ctx, new, frame, rows),
         learnt=_learnt(new),
-        interval=blocks(rows[INTERVAL].to_numpy()),
+        interval=paired.days(rows[INTERVAL].to_numpy()),
         seed=ctx.job.model.seed,
     )
 
@@ -114,13 +113,3 @@ def _levels(ctx: JobContext, name: str, rows: pa.Table) -> Levels:
     texts = engine.to_frame(rows, {name: _AS_TEXT})[name].to_numpy()
     numbers = engine.to_frame(rows, {name: column})[name].to_numpy() if column.type == "number" else None
     return guards.levels(texts, numbers)
-
-
-def blocks(interval: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The bootstrap block of each row: its day. Noise that a whole day shares makes hours far from independent.
-
-    Measured on 14 days of hourly intervals with noise per day: equal models are promoted in 31 % of trials when hours are
-    the blocks, in at most 5 % when days are.
-    """
-    days: NDArray[np.int64] = interval // _MINUTES_PER_DAY
-    return days

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline import engine, metrics, trainers, windows
+from pipeline import engine, metrics, paired, trainers, windows
 from pipeline.errors import NotEnoughLabels
 from pipeline.intervals import Interval
 from pipeline.policies import HIGHER_IS_BETTER
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from pipeline.job import JobSpec
 
     Index = Callable[[datetime], int]
+
+# A window and settings, by name.
+_Pair = tuple[str, str]
+_CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +48,10 @@ def choose(job: JobSpec, rows: pa.Table, stretches: Mapping[str, Interval], inde
     ``rows`` are labelled, of the longest of ``stretches`` (in order of preference); ``index`` maps an instant to the values
     of their column ``__interval__``. The holdout is that of the shortest usable stretch, so that after a change it lies
     behind it; nobody learns from it, nor from what is later, and the contest does not look at it. Each candidate is fitted
-    without the latest part of what remains, and the one that predicts that part best by the job's metric wins; the first of
-    equals. With a single candidate nothing is fitted. Raises `NotEnoughLabels` when no stretch is long enough.
+    without the latest part of what remains and predicts that part. The longest stretch is chosen unless the best of the
+    others by the job's metric is proven better: what is best on a few days by chance is often worse on the next. With a
+    single candidate nothing is fitted; it, or the first where none could be judged, is chosen. Raises `NotEnoughLabels`
+    when no stretch is long enough.
     """
     usable = {name: split for name, span in stretches.items() if (split := _split(job, rows, span, index))}
     if not usable:
@@ -62,13 +68,30 @@ def choose(job: JobSpec, rows: pa.Table, stretches: Mapping[str, Interval], inde
     contest = windows.training(job, shortest.train)
     if len(splits) * len(settings) == 1 or contest is None:
         return Choice(first, "default", job, splits[first])
-    values = _compete(job, rows, splits, settings, contest.holdout, index)
-    if not values:
+    found, days = _compete(job, rows, splits, settings, contest.holdout, index)
+    if not found:
         return Choice(first, "default", job, splits[first])
-    sign = 1.0 if HIGHER_IS_BETTER[job.metric] else -1.0
-    window, chosen = max(values, key=lambda pair: sign * values[pair])
+    values = {pair: metrics.evaluator(job.metric, made)(np.ones(len(made))) for pair, made in found.items()}
+    longest = min((window for window, _ in found), key=lambda window: splits[window].train.start)
+    window, chosen = _winner(job, found, values, days, next(pair for pair in found if pair[0] == longest))
     told = {" ".join(pair): value for pair, value in values.items()}
     return Choice(window, chosen, settings[chosen], splits[window], told)
+
+
+def _winner(
+    job: JobSpec,
+    found: Mapping[_Pair, metrics.Outcomes],
+    values: Mapping[_Pair, float],
+    days: NDArray[np.int64],
+    usual: _Pair,
+) -> _Pair:
+    """The ``usual`` candidate, or the best one if that is proven better."""
+    sign = 1.0 if HIGHER_IS_BETTER[job.metric] else -1.0
+    best = max(values, key=lambda pair: sign * values[pair])
+    if best == usual:
+        return usual
+    test = paired.compare(job.metric, found[usual], found[best], days, job.model.seed)
+    return best if test is not None and test.low(_CONFIDENCE) > 0 else usual
 
 
 def _compete(
@@ -78,24 +101,27 @@ def _compete(
     settings: Mapping[str, JobSpec],
     judged: Interval,
     index: Index,
-) -> dict[tuple[str, str], float]:
-    """The metric of every candidate on the rows of ``judged``, in order of preference; those that cannot be fitted are out."""
+) -> tuple[dict[_Pair, metrics.Outcomes], NDArray[np.int64]]:
+    """The outcomes of every candidate on the rows of ``judged``, in order of preference, and the day of each row.
+
+    Candidates that cannot be fitted, or measured, are out.
+    """
     at = rows[INTERVAL].to_numpy()
     frame, target = engine.to_frame(rows, job.features.columns), rows[LABEL].to_numpy()
     latest = (at >= index(judged.start)) & (at < index(judged.end))
-    found: dict[tuple[str, str], float] = {}
+    found: dict[_Pair, metrics.Outcomes] = {}
     for window, split in splits.items():
         known = (at >= index(split.train.start)) & (at < index(judged.start))
         for name, candidate in settings.items():
-            value = _value(candidate, frame, target, known, latest)
-            if value is not None and np.isfinite(value):
-                found[window, name] = value
-    return found
+            made = _outcomes(candidate, frame, target, known, latest)
+            if made is not None and np.isfinite(metrics.evaluator(job.metric, made)(np.ones(len(made)))):
+                found[window, name] = made
+    return found, paired.days(at[latest])
 
 
-def _value(
+def _outcomes(
     job: JobSpec, frame: pd.DataFrame, target: NDArray[Any], known: NDArray[np.bool_], latest: NDArray[np.bool_]
-) -> float | None:
+) -> metrics.Outcomes | None:
     if np.count_nonzero(known) < job.retrain.min_rows // 2 or not latest.any():
         return None
     try:
@@ -103,7 +129,7 @@ def _value(
     except NotEnoughLabels:  # a single class: the others may have both
         return None
     predictions = engine.predict(estimator, frame[latest], job.task)
-    return metrics.measure(job.metric, outcomes(estimator, predictions, target[latest])).value
+    return outcomes(estimator, predictions, target[latest])
 
 
 def outcomes(estimator: Any, predictions: engine.Predictions, truth: NDArray[Any]) -> metrics.Outcomes:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline import incidents, triggers
 from pipeline.reports import Decision, TriggerDecision
-from pipeline.steps import champion, rollout
+from pipeline.steps import champion, looks, rollout
 from pipeline.triggers import Known, Training
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def _known(ctx: JobContext, as_of: datetime) -> Known:
         trainings=trainings,
         labelled={report.start: report.n for report in performance},
         in_rollout=running.challenger if running else None,
+        unproven=looks.unproven(ctx, as_of, version, trainings),
     )
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline import gates, pages
+from pipeline import gates, pages, windows
 from pipeline.errors import FirstChampionRefused, InvalidRequest
 from pipeline.intervals import Interval, format_instant
 from pipeline.reports import Decision, GateDecision, Promotion, RetrainReport
-from pipeline.steps import approval, champion, comparison, disjoint, retrain, rollout
+from pipeline.steps import approval, champion, comparison, disjoint, looks, retrain, rollout
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     from pipeline.reports import ModelRef, RegisteredModel, TriggerDecision
@@ -38,7 +39,9 @@ _OUTCOMES: dict[str, Outcome] = {
 def consider(
     ctx: JobContext, as_of: datetime, trigger: TriggerDecision, challenger: RegisteredModel, *, force: bool = False
 ) -> RetrainReport:
-    """What became of a freshly trained challenger: gated against the champion, and promoted if that is proven and allowed.
+    """What became of a challenger: gated against the champion, and promoted if that is proven and allowed.
+
+    Freshly trained it is compared on its holdout; at a later ``as_of`` on all that has been labelled since, too.
 
     With ``promote.approval.required`` a challenger that wins waits for a person instead. With a ``promote.rollout`` other
     than direct it starts one; while it is under way no other challenger is considered.
@@ -61,8 +64,10 @@ def consider(
     if busy is not None and busy.challenger != ref.version:
         reason = f"Version {ref.version} is registered and not considered: version {busy.challenger} is in rollout ({busy.id})."
         return _report(ctx, as_of, trigger, challenger, "not_considered", reason)
-    gate = _gate(ctx, as_of, ruling.model.version, challenger)
-    decision, uri = _record(ctx, as_of, trigger, ruling.model.version, ref, gate)
+    look, span = _look(ctx, as_of, ruling.model.version, challenger)
+    gate = _gate(ctx, as_of, ruling.model.version, challenger, look, span)
+    seen = {"look": look, "begin": format_instant(span.start), "end": format_instant(span.end)} if span else None
+    decision, uri = _record(ctx, as_of, trigger, ruling.model.version, ref, gate, seen)
     outcome, reason = _OUTCOMES[gate.outcome], gate.reason
     ids: tuple[str, ...] = ()
     if gate.outcome == "promote":
@@ -167,12 +172,14 @@ def _record(
     ruling: int | None,
     challenger: ModelRef,
     gate: GateDecision,
+    seen: Mapping[str, Any] | None = None,
 ) -> tuple[Decision, str]:
     """Put the gate's decision into the ledger, onto the version and on a page; returns it and the page's URI."""
     details = {
         "champion_version": ruling,
         "challenger_version": challenger.version,
         **gate.model_dump(mode="json", exclude={"outcome", "reason"}),
+        **(seen or {}),
     }
     decision = Decision.of(ctx.job.name, "gate", as_of, gate.outcome, gate.reason, details)
     ctx.ledger.record_decision(decision)
@@ -182,18 +189,25 @@ def _record(
     return decision, uri
 
 
-def _gate(ctx: JobContext, as_of: datetime, ruling: int, challenger: RegisteredModel) -> GateDecision:
+def _look(ctx: JobContext, as_of: datetime, ruling: int, challenger: RegisteredModel) -> tuple[int, Interval | None]:
+    """The number of this comparison of the two, and the time on whose rows they are compared: neither has learnt from it."""
+    look = 1 + len(looks.earlier(ctx, as_of, ruling, challenger.model.version))
+    start = max(challenger.train_end, ctx.load(ruling).profile.train_end)
+    end = challenger.holdout_end if look == 1 else windows.labelled_by(ctx.job, as_of)
+    return look, Interval(start, end) if start < end else None
+
+
+def _gate(
+    ctx: JobContext, as_of: datetime, ruling: int, challenger: RegisteredModel, look: int, span: Interval | None
+) -> GateDecision:
     """Both models on the same labelled rows, none of which either was trained on."""
     old, new = ctx.load(ruling), ctx.load(challenger.model.version)
-    start = max(challenger.train_end, old.profile.train_end)
-    rows = None
-    if start < challenger.holdout_end:
-        rows, _, _ = retrain.collect(ctx, Interval(start, challenger.holdout_end), as_of)
+    rows = None if span is None else retrain.collect(ctx, span, as_of)[0]
     if rows is None:
         return gates.insufficient(ctx.job.metric, 0, "There is no labelled row that neither model was trained on")
     if leak := disjoint.overlap(ctx, rows, (old, new)):
         return gates.refused(ctx.job.metric, rows.num_rows, leak)
-    return comparison.decide(ctx, old, new, rows)
+    return comparison.decide(ctx, old, new, rows, look)
 
 
 def _first(ctx: JobContext, as_of: datetime, trigger: TriggerDecision, challenger: RegisteredModel) -> str:

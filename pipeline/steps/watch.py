@@ -203,7 +203,7 @@ def _judge(
 ) -> GateDecision:
     """The gate's decision on some of the rows; on few days, the gain must exceed what days varied by at both trainings, too."""
     now, before = (side.take(rows) for side in outcomes)
-    days = comparison.blocks(at[rows])
+    days = paired.days(at[rows])
     gate = gates.compare(
         Promote(confidence=confidence, max_calibration_loss=None),
         ctx.job.metric,

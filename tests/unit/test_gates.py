@@ -413,3 +413,11 @@ def test_the_bound_of_few_intervals_is_that_of_student_t(rng: np.random.Generato
     found = judged(Outcomes(zeros, gains), Outcomes(zeros, zeros), np.arange(12), min_labels=10)
     expected = gains.mean() - t.ppf(0.95, 11) * gains.std(ddof=1) / np.sqrt(12)
     assert found.low == pytest.approx(expected, abs=0.05)
+
+
+@pytest.mark.parametrize("looks", [1, 2, 3, 10])
+def test_the_errors_of_all_looks_add_up_to_the_one_that_is_allowed(looks: int) -> None:
+    policy = Promote(confidence=0.99, looks=looks)
+    errors = [1 - policy.at_look(look).confidence for look in range(1, looks + 1)]
+    assert sum(errors) == pytest.approx(0.01)
+    assert errors[0] == pytest.approx(0.01 if looks == 1 else 0.005)

@@ -96,7 +96,19 @@ STEPS = (
     ),
     *("restate", "quarantine", "audit", "explain", "overview"),
     *("reference", "current", "profile", "estimate", "history", "incidents", "monitor", "calibrate", "notify"),
-    *("truth", "user_metrics", "measure", "arms", "evaluate", "decide", "contest", "disjoint", "retrain", "comparison"),
+    *(
+        "truth",
+        "user_metrics",
+        "measure",
+        "arms",
+        "evaluate",
+        "looks",
+        "decide",
+        "contest",
+        "disjoint",
+        "retrain",
+        "comparison",
+    ),
     *("approval", "promote", "advance", "watch"),
 )
 # What the lower floors may import beside the standard library.

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pipeline import triggers
+from pipeline.intervals import Interval
 from pipeline.job import JobSpec
 from pipeline.policies import Breaker, Budget, Retrain
-from pipeline.triggers import Known, Training
-from pipeline.verdicts import DriftReport, Estimate, PerformanceReport
+from pipeline.triggers import Known, Training, Unproven
+from pipeline.verdicts import DriftReport, Estimate, Fault, PerformanceReport
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,16 +98,18 @@ def decided(
     trainings: Sequence[Training] | None = None,
     labelled: int = 1000,
     as_of: datetime = FIRST + 10 * DAY,
+    **known: Any,
 ) -> TriggerDecision:
     """The decision with ``labelled`` rows a day and, unless ``trainings`` are given, one promoted training."""
-    known = Known(
+    facts = Known(
         champion_version=CHAMPION,
         drift=drift,
         performance=performance,
         trainings=[trained(last_trained)] if trainings is None else trainings,
         labelled={FIRST + day * DAY: labelled for day in range((as_of - FIRST).days)},
+        **known,
     )
-    return triggers.decide(job(policy), as_of, known)
+    return triggers.decide(job(policy), as_of, facts)
 
 
 def trained(
@@ -427,3 +430,35 @@ def test_nothing_is_trained_while_a_version_is_in_rollout() -> None:
 def test_a_champion_that_nobody_here_trained_is_no_obstacle() -> None:
     assert decided(Retrain(**EAGER), drift=drifts("d" * 10), trainings=[]).fire
     assert not decided(Retrain(every=DAY), trainings=[]).fire
+
+
+# Trained on day 10, compared on days 6 to 9, labels complete after two days.
+UNPROVEN = Unproven(version=7, gain=0.01, span=Interval(FIRST + 6 * DAY, FIRST + 10 * DAY), looks=1)
+
+
+def looked(day: int, unproven: Unproven = UNPROVEN, policy: Retrain | None = None, **known: Any) -> TriggerDecision:
+    tried = known.pop("trainings", [trained(FIRST + 10 * DAY, "rejected")])
+    asked = policy or Retrain(cooldown=30 * DAY)
+    return decided(asked, as_of=FIRST + day * DAY, trainings=tried, unproven=unproven, **known)
+
+
+def test_a_challenger_that_is_unproven_is_compared_again_once_twice_as_much_is_labelled_whatever_the_cooldown() -> None:
+    mature = job(Retrain()).labels.mature_after
+    first = next(day for day in range(10, 30) if looked(day).fire)
+    again = looked(first)
+    assert (again.cause, again.version) == ("evidence", 7)
+    assert FIRST + first * DAY - mature >= UNPROVEN.span.start + 8 * DAY > FIRST + (first - 1) * DAY - mature
+    assert "Look 2 of 3" in again.reason
+    assert "better by 0.01 over 4 days" in again.reason
+
+
+def test_no_other_look_is_taken_beyond_the_last_one_on_broken_data_in_a_rollout_or_beside_a_training() -> None:
+    assert looked(20).fire
+    assert not looked(20, replace(UNPROVEN, looks=3)).fire
+    assert not looked(20, policy=Retrain(enabled=False)).fire
+    assert not looked(20, in_rollout=8).fire
+    assert not looked(20, trainings=[trained(FIRST + 19 * DAY, "running")]).fire
+    broken = drift(19, "insufficient_data").model_copy(
+        update={"faults": (Fault(kind="missing", column="amount", detail="gone"),)}
+    )
+    assert not looked(20, drift=[broken]).fire
