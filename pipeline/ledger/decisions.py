@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -56,22 +57,22 @@ class Decisions(Session):
     def record_promotion(self, promotion: Promotion) -> None:
         """Record a move of the champion alias, unless it equals the one recorded last for the job."""
         with self._writing() as connection:
-            payload = connection.scalar(_promoted(promotion.job).limit(1))
+            payload = connection.scalar(_promoted(is_one=True), {"job": promotion.job})
             if payload is None or Promotion.model_validate_json(payload) != promotion:
                 values = {"effective_at": microseconds(promotion.effective_at)}
                 chain.append(connection, "promotion", self._row(promotion.job, promotion, values))
 
     def promotions(self, job: str) -> list[Promotion]:
         """The job's promotions in order of recording; the alias belongs to the version of the last one."""
-        return self._read(Promotion, _promoted(job))[::-1]
+        return self._read(Promotion, _promoted(), {"job": job})[::-1]
 
     def champion(self, job: str, at: datetime | None = None) -> Promotion | None:
         """The promotion in effect at ``at``: of those effective by then the one recorded last; without ``at``, of all.
 
         A promotion rules from its ``effective_at`` on, over whatever was recorded before it.
         """
-        query = _promoted(job, None if at is None else microseconds(at))
-        found = self._read(Promotion, query.limit(1))
+        asked = {"job": job} if at is None else {"job": job, "at": microseconds(at)}
+        found = self._read(Promotion, _promoted(is_bounded=at is not None, is_one=True), asked)
         return found[0] if found else None
 
     def head(self, job: str) -> tuple[int, str]:
@@ -132,10 +133,12 @@ def _named(id: str) -> sa.Select[Any]:
     return sa.select(decisions.c.payload).where(decisions.c.decision == id)
 
 
-def _promoted(job: str, at: int | None = None) -> sa.Select[Any]:
-    """The payloads of the job's promotions effective by ``at`` (microseconds), the one recorded last first."""
-    query = sa.select(promotions.c.payload).where(promotions.c.job == job)
-    if at is not None:
+@cache
+def _promoted(*, is_bounded: bool = False, is_one: bool = False) -> sa.Select[Any]:
+    """The payloads of a ``job``'s promotions effective by ``at`` (microseconds), the one recorded last first, or alone."""
+    query = sa.select(promotions.c.payload).where(promotions.c.job == sa.bindparam("job"))
+    if is_bounded:
         # From the latest one back, not over all that were effective by then.
-        query = query.where(promotions.c.effective_at + 0 <= at)
-    return query.order_by(promotions.c.id.desc())
+        query = query.where(promotions.c.effective_at + 0 <= sa.bindparam("at"))
+    query = query.order_by(promotions.c.id.desc())
+    return query.limit(1) if is_one else query

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 import sqlalchemy as sa
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from pipeline.ledger.session import AnyReport
 
+_INTERVAL = ("job", "interval_start", "interval_end")
 # What a repeated call says about itself and not about the partition.
 _MARKS_OF_A_REPEAT = {"quiet": True, "status": "unchanged"}
 
@@ -38,9 +40,7 @@ class Ledger(Decisions):
 
     def plan(self, job: str, interval: Interval, fingerprint: str | None = None) -> ScoringPlan | None:
         """The latest plan of the interval, or the latest with that fingerprint; ``None`` when there is none."""
-        columns = database.plans.c
-        where = [columns.job == job, *_at(database.plans, _interval_keys(interval))]
-        plans = self._read(ScoringPlan, sa.select(columns.payload).where(*where).order_by(columns.id.desc()))
+        plans = self._read(ScoringPlan, _equal(database.plans, *_INTERVAL), {"job": job, **_interval_keys(interval)})
         return next((plan for plan in plans if fingerprint in (None, plan.fingerprint)), None)
 
     def record_manifest(self, manifest: Manifest) -> None:
@@ -184,11 +184,10 @@ class Ledger(Decisions):
         """Record a registered version; the same again is a no-op, the same version with other facts `ModelTampered`."""
         model = registered.model
         with self._writing() as connection:
-            payload = connection.scalar(_model_payload(model.name, model.version))
+            own = {"name": model.name, "version": model.version}
+            payload = connection.scalar(_equal(database.models, *own), own)
             if payload is None:
-                self._insert(
-                    connection, database.models, job, registered, {"name": model.name, "version": model.version}
-                )
+                self._insert(connection, database.models, job, registered, own)
             elif (known := RegisteredModel.model_validate_json(payload)) != registered:
                 raise ModelTampered(
                     f"version {model.version} of model {model.name!r} is recorded with other facts",
@@ -199,24 +198,21 @@ class Ledger(Decisions):
 
     def model(self, name: str, version: int) -> RegisteredModel | None:
         """The recorded facts of one version; ``None`` when no job of this ledger registered it."""
-        found = self._read(RegisteredModel, _model_payload(name, version))
+        found = self._read(
+            RegisteredModel, _equal(database.models, "name", "version"), {"name": name, "version": version}
+        )
         return found[0] if found else None
 
     def models(self, job: str) -> list[RegisteredModel]:
         """The versions that the job registered, in order of recording."""
-        return self._read(
-            RegisteredModel,
-            sa.select(database.models.c.payload).where(database.models.c.job == job).order_by(database.models.c.id),
-        )
+        return self._read(RegisteredModel, _equal(database.models, "job"), {"job": job})[::-1]
 
     def _manifest_id(self, manifest: Manifest) -> int:
         """The row of a recorded manifest; 0 when it is not recorded as it is."""
-        where = [database.manifests.c.job == manifest.job, *_at(database.manifests, _interval_keys(manifest.interval))]
-        query = sa.select(sa.func.max(database.manifests.c.id)).where(
-            *where, database.manifests.c.payload == manifest.model_dump_json()
-        )
+        asked = {"job": manifest.job, **_interval_keys(manifest.interval), "payload": manifest.model_dump_json()}
+        query = _equal(database.manifests, *_INTERVAL, "payload", found="id")
         with self._answering("reading"), self._engine.connect() as connection:
-            return connection.scalar(query) or 0
+            return connection.scalar(query, asked) or 0
 
     def _record_interval(
         self,
@@ -229,12 +225,11 @@ class Ledger(Decisions):
     ) -> None:
         keys = {**_interval_keys(interval), **(values or {})}
         with self._writing() as connection:
-            same = sa.select(table.c.payload).where(table.c.job == report.job, *_at(table, keys))
-            payload = connection.scalar(same.order_by(table.c.id.desc()).limit(1))
+            own = {"job": report.job, **keys}
+            payload = connection.scalar(_equal(table, *own), own)
             if payload is None or not _repeats(report, type(report).model_validate_json(payload)):
                 facts = facts or {}
                 row = self._insert(connection, table, report.job, report, {**keys, **facts})
-                own = {"job": report.job, **keys}
                 if table is database.manifests:
                     summaries.published(connection, own, row, is_first=payload is None)
                 elif facts.get("measured"):
@@ -265,15 +260,15 @@ def _repeats(report: Report, latest: Report) -> bool:
     return latest.model_copy(update=marks) == report
 
 
-def _at(table: sa.Table, keys: dict[str, int]) -> list[sa.ColumnElement[bool]]:
-    return [table.c[name] == value for name, value in keys.items()]
+@cache
+def _equal(table: sa.Table, *columns: str, found: str = "payload") -> sa.Select[Any]:
+    """One column of the rows that are equal to the parameters in these columns, the row recorded last first.
+
+    Put together once, as that takes longer than the answer.
+    """
+    where = [table.c[name] == sa.bindparam(name) for name in columns]
+    return sa.select(table.c[found]).where(*where).order_by(table.c.id.desc())
 
 
 def _interval_keys(interval: Interval) -> dict[str, int]:
     return {"interval_start": microseconds(interval.start), "interval_end": microseconds(interval.end)}
-
-
-def _model_payload(name: str, version: int) -> sa.Select[Any]:
-    return sa.select(database.models.c.payload).where(
-        database.models.c.name == name, database.models.c.version == version
-    )
