@@ -160,6 +160,8 @@ def _numbers(decision: Decision) -> list[str]:
         f"  gain: {d['gain']:.6g} (positive is better), at least {d['low']:.6g} with the confidence asked for",
         f"  labelled rows that neither had learnt from: {d['n']}",
     ]
+    if d.get("look"):
+        lines[-1] += f", of {d['begin']} to {d['end']}; look {d['look']}"
     if d.get("test"):
         lines.append(f"  test: {d['test']}, p = {d['p_value']:.2g} against a gain of at most {d['bar']:g}")
     for guard in d.get("guards", ()):

@@ -40,6 +40,10 @@ def test_it_is_compared_again_once_twice_as_much_is_labelled_and_wins_without_a_
         "2026-01-09T00:00:00Z",
         "2026-01-13T00:00:00Z",
     )
+    assert (
+        "rows that neither had learnt from: 640, of 2026-01-09T00:00:00Z to 2026-01-13T00:00:00Z; look 2"
+        in "\n".join(runtime.story(gate))
+    )
     assert move.at == day(15)
     assert not runtime.decide(job, day(25)).fire
 
