@@ -51,9 +51,11 @@ def watch(ctx: JobContext, as_of: datetime) -> Watched | None:
     """
     if not ctx.job.promote.watch.enabled or ctx.job.promote.mode != "enabled":
         return None
-    latest = champion.latest(ctx)
-    if latest is None or latest.previous_version is None:
+    standing = ctx.ledger.champion(ctx.job.name)
+    if standing is None or standing.previous_version is None:
         return None
+    latest = champion.latest(ctx)
+    assert latest is not None  # the ledger knows one
     if champion.is_rollback(latest):
         return _completed(ctx, as_of)
     if (decided := _decision(ctx, latest)) is not None:
