@@ -22,7 +22,7 @@ from pipeline.steps.sampling import KeySample
 from pipeline.verdicts import SliceMetric
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from datetime import datetime
 
     from numpy.typing import NDArray
@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 
 ALL = "all"
 _AS_TEXT = Column(type="category")
+# Levels of partitions with at most so many rows are remembered, and of how many of them.
+_SMALL, _REMEMBERED = 20_000, 32
+# The hashes of some rows, and per column of the slices their levels.
+_Piece = tuple["NDArray[Any]", dict[str, "NDArray[Any]"]]
+_remembered: dict[tuple[Any, ...], list[_Piece]] = {}
 # Slices of one column at most; the rows of rarer levels are measured together.
 _MOST_LEVELS = 100
 
@@ -164,13 +169,36 @@ def _slice_levels(ctx: JobContext, manifest: Manifest, joined: pa.Table) -> dict
     order = np.argsort(hashes := engine.row_hashes(joined, job.features.key))
     ordered = hashes[order]
     levels = {name: np.full(joined.num_rows, "(null)", dtype=object) for name in job.performance.slices}
-    for batch in validate.accepted(ctx, manifest.interval, plan.scored_files(ctx, manifest.interval)):
-        asked = engine.row_hashes(batch, job.features.key)
+    for asked, texts in _pieces(ctx, manifest, ordered):
         at = np.minimum(np.searchsorted(ordered, asked), len(ordered) - 1)
-        mine = np.flatnonzero(ordered[at] == asked)
-        frame = engine.to_frame(batch.take(pa.array(mine)), dict.fromkeys(levels, _AS_TEXT))
+        mine = ordered[at] == asked
         for name, values in levels.items():
-            texts = frame[name].to_numpy()
-            held = np.array([text is not None for text in texts], dtype=bool)
-            values[order[at[mine[held]]]] = texts[held]
+            held = mine & np.array([text is not None for text in texts[name]], dtype=bool)
+            values[order[at[held]]] = texts[name][held]
     return levels
+
+
+def _pieces(ctx: JobContext, manifest: Manifest, wanted: NDArray[Any]) -> Iterable[_Piece]:
+    """The levels of the interval's rows; of a large one only those of rows with one of the ``wanted`` hashes.
+
+    A small one is remembered for a while: its labels come over days, and it is measured again with each of them.
+    """
+    if manifest.rows_in > _SMALL:
+        return _read_levels(ctx, manifest, wanted)
+    key = (ctx.output, manifest.sha256, ctx.job.performance.slices, tuple(ctx.job.features.columns.items()))
+    if key not in _remembered:
+        while len(_remembered) >= _REMEMBERED:
+            _remembered.pop(next(iter(_remembered)))
+        _remembered[key] = list(_read_levels(ctx, manifest, None))
+    return _remembered[key]
+
+
+def _read_levels(ctx: JobContext, manifest: Manifest, wanted: NDArray[Any] | None) -> Iterator[_Piece]:
+    job = ctx.job
+    for batch in validate.accepted(ctx, manifest.interval, plan.scored_files(ctx, manifest.interval)):
+        hashes, rows = engine.row_hashes(batch, job.features.key), batch
+        if wanted is not None:
+            kept = np.flatnonzero(np.isin(hashes, wanted))
+            hashes, rows = hashes[kept], batch.take(pa.array(kept))
+        frame = engine.to_frame(rows, dict.fromkeys(job.performance.slices, _AS_TEXT))
+        yield hashes, {name: frame[name].to_numpy() for name in job.performance.slices}

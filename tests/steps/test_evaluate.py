@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline import cli
 from pipeline.errors import ContractViolation, InvalidJob, LabelsOverdue
+from pipeline.steps import measure
 from pipeline.verdicts import ColumnDrift, DriftReport, Fault
 
 if TYPE_CHECKING:
@@ -147,6 +149,22 @@ def test_a_report_holds_the_interval_of_its_metric_and_of_every_slice(runtime, s
     table = pq.read_table(path, partitioning=None)
     assert table.schema.names[-3:] == ["low", "high", "labelled_share"]
     assert table["low"].to_pylist()[0] == report.low
+
+
+@pytest.mark.parametrize("small", [measure._SMALL, 0], ids=["remembered", "read again"])
+def test_slices_of_an_interval_that_is_measured_again_hold_the_rows_of_all_labels(
+    runtime, scored, world, day, monkeypatch, small
+):
+    monkeypatch.setattr(measure, "_SMALL", small)
+    world.rewrite(10, arriving((200, day(11)), (100, day(14))), labels=True)
+    job = scored(performance={"slices": ["country"]})
+    counted = pc.value_counts(pq.read_table(world.features(10), partitioning=None)["country"]).to_pylist()
+    parts, whole = (
+        {m.slice: m.n for m in runtime.evaluate(job, at)[0].slices if m.slice != "all"} for at in (day(12), day(14))
+    )
+    assert whole == {f"country={level['values']}": level["counts"] for level in counted}
+    assert sum(parts.values()) == 200
+    assert all(parts[name] <= n for name, n in whole.items())
 
 
 @pytest.fixture
