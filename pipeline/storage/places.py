@@ -42,7 +42,8 @@ class Place:
     @classmethod
     def of(cls, uri: str) -> Place:
         """The place of a local path or fsspec URI; raises `InvalidRequest` when nothing serves its protocol."""
-        if "://" not in uri and "::" not in uri:
+        # A relative name means another file once the working directory has changed: only absolute ones are remembered.
+        if uri.startswith("/") and "://" not in uri and "::" not in uri:
             return cls(uri, *_on_disk(uri))
         try:
             fs, path = fsspec.core.url_to_fs(uri)
@@ -168,7 +169,7 @@ def fetched(uri: str, scratch: Path) -> Iterator[Path]:
 
 @lru_cache(maxsize=4096)
 def _on_disk(uri: str) -> tuple[LocalFileSystem, str]:
-    """The file system and the path of a name without a protocol; a partition is asked for dozens of times."""
+    """The file system and the path of an absolute local name; a partition is asked for dozens of times."""
     fs, path = fsspec.core.url_to_fs(uri)
     return fs, path
 

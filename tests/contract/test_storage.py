@@ -35,6 +35,7 @@ from pipeline.errors import (
 from pipeline.failpoints import NAMES
 from pipeline.storage import ROW_GROUP, Current, Published, Storage, Target, disk, unique
 from pipeline.storage.disk import Disk
+from pipeline.storage.places import Place
 from pipeline.storage.spill import Roll
 
 if TYPE_CHECKING:
@@ -756,3 +757,10 @@ def test_a_roll_on_a_broken_disk_says_so(tmp_path: Path) -> None:
     (tmp_path / "scratch").write_text("no folder")
     with pytest.raises(StorageUnavailable, match=r"keeping columns in .*scratch failed.*nothing was published"):
         Roll(tmp_path / "scratch")
+
+
+def test_a_relative_name_means_the_file_in_the_working_directory_of_the_moment(tmp_path, monkeypatch):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        assert Place.of("part.parquet").local == tmp_path / name / "part.parquet"
