@@ -113,17 +113,9 @@ def _promoted(design: Design, trials: int, gain: float) -> dict[str, Any]:
 def _look(lived: Design, rng: np.random.Generator, gain: float, rows: int, seed: int) -> int:
     """The number of the look that promotes the challenger; 0 when none does. The first sees ``rows`` rows."""
     champion, challenger = _pair(lived, rng, np.full(lived.rows, 0.75), np.full(lived.rows, 0.75 + gain))
-    days = _days(lived)
     for look in range(1, Promote().looks + 1):
         first = np.arange(lived.rows) < rows * 2 ** (look - 1)
-        found = gates.compare(
-            Promote().at_look(look),
-            lived.metric,
-            champion=champion.take(first),
-            challenger=challenger.take(first),
-            interval=days[first],
-            seed=seed,
-        )
+        found = _decided(lived, champion.take(first), challenger.take(first), seed, look=look)
         if found.outcome == "promote":
             return look
         if found.gain is None or found.gain <= 0:
@@ -178,14 +170,20 @@ def _days(design: Design) -> NDArray[np.int64]:
 
 
 def _decided(
-    design: Design, champion: Outcomes, challenger: Outcomes, seed: int, slices: dict[str, guards.Levels] | None = None
+    design: Design,
+    champion: Outcomes,
+    challenger: Outcomes,
+    seed: int,
+    slices: dict[str, guards.Levels] | None = None,
+    look: int = 1,
 ) -> GateDecision:
+    """The decision on the first rows of the design, as many as the outcomes hold."""
     return gates.compare(
-        Promote().at_look(1),
+        Promote().at_look(look),
         design.metric,
         champion=champion,
         challenger=challenger,
-        interval=_days(design),
+        interval=_days(design)[: len(challenger)],
         seed=seed,
         slices=slices,
     )
