@@ -102,7 +102,7 @@ def _tested(
 ) -> GateDecision:
     """The decision on the metric alone; but for insufficient data, the end of its reason is still to come."""
     n = len(challenger)
-    old, new, gain = paired.values(metric, champion, challenger) if n else (np.nan,) * 3
+    old, new, gain = paired.values(metric, champion, challenger, day) if n else (np.nan,) * 3
     if not np.isfinite(gain):
         return insufficient(metric, n, f"{metric} is undefined on the holdout")
     test = paired.compare(metric, champion, challenger, day, seed)

@@ -120,7 +120,7 @@ def _slice(
         if min(positives, len(champion) - positives) < _FEWEST_OF_CLASS:
             return
     test = paired.by_sums(metric, champion, challenger, day)
-    old, new, gain = paired.values(metric, champion, challenger)
+    old, new, gain = paired.values(metric, champion, challenger, day)
     if test is not None and np.isfinite(gain):
         yield SliceGain(
             slice=name,
@@ -257,7 +257,7 @@ def constant(
     if not policy.better_than_constant:
         return Guard(name="constant", value=None, limit=None, is_met=True, detail="no proof is asked for")
     rival = constant_outcomes(challenger, learnt)
-    old, new, gain = paired.values(metric, rival, challenger)
+    old, new, gain = paired.values(metric, rival, challenger, day)
     test = paired.compare(metric, rival, challenger, day, seed) if np.isfinite(gain) else None
     if test is None:
         return Guard(name="constant", value=None, limit=0.0, is_met=False, detail=f"{metric} cannot tell on these rows")

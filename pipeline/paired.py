@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from scipy.special import bdtrc, betaincinv, ndtr, ndtri, stdtr, stdtrit
 
-from pipeline.metrics import Outcomes, evaluator, macro_f1_pulls, row_losses
+from pipeline import grouped
+from pipeline.metrics import Outcomes, macro_f1_pulls, row_losses
 from pipeline.policies import HIGHER_IS_BETTER, MetricName
-from pipeline.resampling import below, positive_scores, totals
+from pipeline.resampling import totals
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,10 +62,11 @@ def days(starts: NDArray[np.int64]) -> NDArray[np.int64]:
     return found
 
 
-def values(metric: MetricName, champion: Outcomes, challenger: Outcomes) -> tuple[float, float, float]:
-    """The metric of both models over all rows, and the gain; NaN where it is undefined."""
-    ones = np.ones(len(champion))
-    old, new = (evaluator(metric, outcomes)(ones) for outcomes in (champion, challenger))
+def values(
+    metric: MetricName, champion: Outcomes, challenger: Outcomes, day: NDArray[np.int64]
+) -> tuple[float, float, float]:
+    """The metric of both models over all rows, roc_auc within days, and the gain; NaN where it is undefined."""
+    old, new = (grouped.value(metric, outcomes, day) for outcomes in (champion, challenger))
     return old, new, (new - old) if HIGHER_IS_BETTER[metric] else (old - new)
 
 
@@ -76,15 +78,16 @@ def compare(
     Both outcomes hold the same rows in the same order, ``day`` the day of each. Neither test is surer than the spread between
     the days allows (see `Braked`). ``None`` where the rows cannot tell.
     """
-    block, blocks = _blocks(day)
-    found = _pulls(metric, champion, challenger)
+    champion, challenger, day = _telling(metric, champion, challenger, day)
+    block, blocks = grouped.codes(day)
+    found = _pulls(metric, champion, challenger, block, blocks)
     if found is None:
         return None
     gain, error = found[0], clustered_error(found[1], block, blocks) if blocks > 1 else 0.0
     if blocks >= FEWEST_BLOCKS:
         drawn = _bootstrap(metric, champion, challenger, block, blocks, seed)
         return drawn and Braked(drawn, Student(gain, error, blocks - 1, f"Student's t on {blocks} days", blocks))
-    rows = by_rows(metric, champion, challenger)
+    rows = by_rows(metric, champion, challenger, day)
     # Student's t would want the impossible of two days; the normal distribution at least sees that they differ.
     return rows and Braked(rows, Student(gain, error, np.inf, f"normal approximation on {blocks} days", blocks))
 
@@ -106,22 +109,24 @@ def _bootstrap(
         old, new = (total.values(drawn) for total in both)
         gains.append(sign * (new - old))
     found = np.concatenate(gains)
-    # A replicate without a row of one class has no roc_auc; that is at most about one in e of them.
-    found = np.sort(found[np.isfinite(found)])
+    found = np.sort(found)
     return Bootstrap(found, blocks) if len(found) else None
 
 
-def by_rows(metric: MetricName, champion: Outcomes, challenger: Outcomes) -> Student | McNemar | None:
-    """The test whose units are rows: DeLong's for roc_auc, McNemar's for accuracy, else Student's.
+def by_rows(
+    metric: MetricName, champion: Outcomes, challenger: Outcomes, day: NDArray[np.int64]
+) -> Student | McNemar | None:
+    """The test whose units are rows: DeLong's for roc_auc (within days), McNemar's for accuracy, else Student's.
 
     DeLong, DeLong & Clarke-Pearson (1988); McNemar (1947), exact. The mean of a loss is compared by Student's t on the
     differences of rows; rmse and macro_f1, which are no means of rows, by that on their linear approximation (delta method).
     ``None`` with fewer than two rows, or two of a class where the metric is roc_auc.
     """
+    champion, challenger, day = _telling(metric, champion, challenger, day)
     if metric == "accuracy":
         hits = [row_losses(metric, outcomes) for outcomes in (champion, challenger)]
         return McNemar(int(np.sum(hits[1] > hits[0])), int(np.sum(hits[1] < hits[0])), len(champion))
-    found = _pulls(metric, champion, challenger)
+    found = _pulls(metric, champion, challenger, *grouped.codes(day))
     if found is None:
         return None
     gain, pulls = found
@@ -146,10 +151,11 @@ def by_sums(
     With fewer than seven days it is `by_rows`. The sums are of each row's part in the metric: for roc_auc those of DeLong
     (Obuchowski 1997).
     """
-    block, blocks = _blocks(day)
+    champion, challenger, day = _telling(metric, champion, challenger, day)
+    block, blocks = grouped.codes(day)
     if blocks < FEWEST_BLOCKS:
-        return by_rows(metric, champion, challenger)
-    found = _pulls(metric, champion, challenger)
+        return by_rows(metric, champion, challenger, day)
+    found = _pulls(metric, champion, challenger, block, blocks)
     if found is None:
         return None
     error = clustered_error(found[1], block, blocks)
@@ -164,13 +170,8 @@ def clustered_error(pulls: Floats, block: NDArray[np.intp], blocks: int) -> floa
 
 def independent(day: NDArray[np.int64]) -> tuple[NDArray[np.intp], int]:
     """What is independent, as a code per row, and how many there are: the days, or the rows of fewer than seven days."""
-    block, blocks = _blocks(day)
+    block, blocks = grouped.codes(day)
     return (block, blocks) if blocks >= FEWEST_BLOCKS else (np.arange(len(day)), len(day))
-
-
-def _blocks(day: NDArray[np.int64]) -> tuple[NDArray[np.intp], int]:
-    known, block = np.unique(day, return_inverse=True)
-    return block, len(known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,11 +310,26 @@ class Braked:
         return min(1.0, max(self.first.exceeds(bar), self.second.exceeds(bar)) / _USED_ERROR)
 
 
-def _pulls(metric: MetricName, champion: Outcomes, challenger: Outcomes) -> tuple[float, Floats] | None:
+def _telling(
+    metric: MetricName, champion: Outcomes, challenger: Outcomes, day: NDArray[np.int64]
+) -> tuple[Outcomes, Outcomes, NDArray[np.int64]]:
+    """The rows that tell something: a day with a single class tells nothing of roc_auc, and is no unit of a test either."""
+    if metric != "roc_auc":
+        return champion, challenger, day
+    block, blocks = grouped.codes(day)
+    positives = np.bincount(block, champion.truth == champion.classes[-1], blocks)
+    has_both = (positives > 0) & (positives < np.bincount(block, minlength=blocks))
+    rows = has_both[block]
+    return (champion, challenger, day) if rows.all() else (champion.take(rows), challenger.take(rows), day[rows])
+
+
+def _pulls(
+    metric: MetricName, champion: Outcomes, challenger: Outcomes, block: NDArray[np.intp], blocks: int
+) -> tuple[float, Floats] | None:
     """The gain, and what each row adds to it, ``n`` times; ``None`` with fewer than two rows or one class for roc_auc."""
     if len(champion) < 2:
         return None
-    found = [_pull(metric, outcomes) for outcomes in (champion, challenger)]
+    found = [_pull(metric, outcomes, block, blocks) for outcomes in (champion, challenger)]
     if found[0] is None or found[1] is None:
         return None
     sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
@@ -321,9 +337,10 @@ def _pulls(metric: MetricName, champion: Outcomes, challenger: Outcomes) -> tupl
     return sign * (new - old), sign * (pulls - pulled)
 
 
-def _pull(metric: MetricName, outcomes: Outcomes) -> tuple[float, Floats] | None:
+def _pull(metric: MetricName, outcomes: Outcomes, block: NDArray[np.intp], blocks: int) -> tuple[float, Floats] | None:
     if metric == "roc_auc":
-        return _roc_auc_pull(outcomes)
+        ranking = grouped.ranking(outcomes, block, blocks)
+        return (ranking.area, ranking.pulls) if np.isfinite(ranking.area) else None
     if metric == "macro_f1":
         return macro_f1_pulls(outcomes)
     losses = row_losses(metric, outcomes)
@@ -333,19 +350,3 @@ def _pull(metric: MetricName, outcomes: Outcomes) -> tuple[float, Floats] | None
         root = mean**0.5
         return root, (losses - mean) / (2 * root) if root else losses
     return mean, losses - mean
-
-
-def _roc_auc_pull(outcomes: Outcomes) -> tuple[float, Floats] | None:
-    """DeLong's structural components: per row the share of the other class that it is ranked rightly against."""
-    scores, positive = positive_scores(outcomes), outcomes.truth == outcomes.classes[-1]
-    ups, downs = np.sort(scores[positive]), np.sort(scores[~positive])
-    if not (len(ups) and len(downs)):
-        return None
-    pulls = np.empty(len(scores))
-    pulls[positive] = below(downs, scores[positive]) / (2 * len(downs))
-    pulls[~positive] = 1 - below(ups, scores[~positive]) / (2 * len(ups))
-    area = float(np.mean(pulls[positive]))
-    pulls -= area
-    pulls[positive] *= len(scores) / len(ups)
-    pulls[~positive] *= len(scores) / len(downs)
-    return area, pulls

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline import grouped
 from pipeline.metrics import Measured, Outcomes, evaluate
 from pipeline.policies import HIGHER_IS_BETTER, MetricName, Performance
 from pipeline.reports import Baseline
@@ -26,11 +27,12 @@ _MAD_TO_SD = 1.4826
 def baseline(metric: MetricName, outcomes: Outcomes, interval: NDArray[np.int64]) -> Baseline | None:
     """The yardstick from holdout rows: the metric over all of them and its robust spread between intervals.
 
-    ``interval`` holds the interval index of each row. The spread is 1.4826 times the median absolute deviation of the
+    ``interval`` holds the interval index of each row. What later intervals are measured against must be measured as they are:
+    roc_auc is that within intervals (`pipeline.grouped`). The spread is 1.4826 times the median absolute deviation of the
     metric between intervals (0 with fewer than three intervals). ``None`` when the metric is undefined.
     """
-    overall = evaluate(metric, outcomes)
-    if overall is None:
+    overall = grouped.value(metric, outcomes, interval) if len(outcomes) else math.nan
+    if not math.isfinite(overall):
         return None
     values = [evaluate(metric, outcomes.take(interval == index)) for index in np.unique(interval)]
     known = np.array([value for value in values if value is not None])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline import engine, metrics, paired, trainers, windows
+from pipeline import engine, grouped, metrics, paired, trainers, windows
 from pipeline.errors import NotEnoughLabels
 from pipeline.intervals import Interval
 from pipeline.policies import HIGHER_IS_BETTER
@@ -71,7 +71,7 @@ def choose(job: JobSpec, rows: pa.Table, stretches: Mapping[str, Interval], inde
     found, days = _compete(job, rows, splits, settings, contest.holdout, index)
     if not found:
         return Choice(first, "default", job, splits[first])
-    values = {pair: metrics.evaluator(job.metric, made)(np.ones(len(made))) for pair, made in found.items()}
+    values = {pair: grouped.value(job.metric, made, days) for pair, made in found.items()}
     longest = min((window for window, _ in found), key=lambda window: splits[window].train.start)
     window, chosen = _winner(job, found, values, days, next(pair for pair in found if pair[0] == longest))
     told = {" ".join(pair): value for pair, value in values.items()}
@@ -109,14 +109,14 @@ def _compete(
     at = rows[INTERVAL].to_numpy()
     frame, target = engine.to_frame(rows, job.features.columns), rows[LABEL].to_numpy()
     latest = (at >= index(judged.start)) & (at < index(judged.end))
-    found: dict[_Pair, metrics.Outcomes] = {}
+    days, found = paired.days(at[latest]), dict[_Pair, metrics.Outcomes]()
     for window, split in splits.items():
         known = (at >= index(split.train.start)) & (at < index(judged.start))
         for name, candidate in settings.items():
             made = _outcomes(candidate, frame, target, known, latest)
-            if made is not None and np.isfinite(metrics.evaluator(job.metric, made)(np.ones(len(made)))):
+            if made is not None and np.isfinite(grouped.value(job.metric, made, days)):
                 found[window, name] = made
-    return found, paired.days(at[latest])
+    return found, days
 
 
 def _outcomes(

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from pipeline import grouped
 from pipeline.gates import compare, first, insufficient
 from pipeline.guards import levels
-from pipeline.metrics import Outcomes, evaluate
+from pipeline.metrics import Outcomes
 from pipeline.policies import DECIDING, MetricName, Task
 from pipeline.release import Promote
 from pipeline.reports import GateDecision
@@ -102,7 +103,8 @@ def test_a_clearly_better_model_is_promoted_with_its_numbers(
     champion, challenger, interval = rivals(task, rng, advantage=0.4)
     found = judged(champion, challenger, interval, metric=metric)
     assert found.outcome == "promote"
-    assert (found.champion, found.challenger) == (evaluate(metric, champion), evaluate(metric, challenger))
+    old, new = (grouped.value(metric, side, interval) for side in (champion, challenger))
+    assert (found.champion, found.challenger) == (old, new)
     assert found.gain is not None
     assert found.low is not None
     assert 0 < found.low < found.gain
@@ -142,12 +144,16 @@ def test_a_challenger_that_predicts_nan_is_never_promoted(rng: np.random.Generat
     assert judged(champion, challenger, interval).outcome == "insufficient_data"
 
 
-def test_one_rare_class_leaves_enough_replicates_for_a_bound(rng: np.random.Generator) -> None:
+def test_a_rare_class_is_judged_on_the_days_that_have_it(rng: np.random.Generator) -> None:
     champion, challenger, interval = rivals("binary", rng, advantage=0.4)
-    rare = np.flatnonzero((champion.truth == 0) | (np.arange(600) == np.flatnonzero(champion.truth)[0]))
-    found = judged(champion.take(rare), challenger.take(rare), interval[rare], metric="roc_auc")
+    positives = [np.flatnonzero((champion.truth == 1) & (interval == day))[0] for day in range(8)]
+    few, one = (np.union1d(np.flatnonzero(champion.truth == 0), positives[:count]) for count in (8, 1))
+    found = judged(champion.take(few), challenger.take(few), interval[few], metric="roc_auc")
     assert found.low is not None
     assert np.isfinite(found.low)
+    assert found.units == 8
+    alone = judged(champion.take(one), challenger.take(one), interval[one], metric="roc_auc")
+    assert alone.outcome == "insufficient_data"
 
 
 def test_a_proven_gain_below_min_gain_keeps_the_champion(rng: np.random.Generator) -> None:

@@ -55,7 +55,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
             "impact",
         ),
         *("metrics", "maturity", "performance", "estimates", "incidents", "triggers"),
-        *("resampling", "paired", "guards", "gates", "assignment", "rollout"),
+        *("grouped", "resampling", "paired", "guards", "gates", "assignment", "rollout"),
         *("charts", "frame", "driftpage", "performancepage", "pages", "markup"),
     ),
     (

@@ -9,8 +9,8 @@ import pytest
 from scipy.stats import binomtest, norm, ttest_rel
 from sklearn.metrics import f1_score, roc_auc_score
 
-from pipeline import paired
-from pipeline.metrics import Outcomes, evaluator, measure
+from pipeline import grouped, paired
+from pipeline.metrics import Outcomes, evaluator
 from pipeline.resampling import totals
 
 
@@ -47,7 +47,7 @@ def test_delong_is_the_variance_of_all_pairs_counted_one_by_one(rng: np.random.G
     by_up, by_down = difference.mean(axis=1), difference.mean(axis=0)
     error = np.sqrt(by_up.var(ddof=1) / len(by_up) + by_down.var(ddof=1) / len(by_down))
     gain = roc_auc_score(champion.truth, positive(challenger)) - roc_auc_score(champion.truth, positive(champion))
-    found = paired.by_rows("roc_auc", champion, challenger)
+    found = paired.by_rows("roc_auc", champion, challenger, np.zeros(len(champion), dtype=np.int64))
     assert found is not None
     assert found.name == "DeLong's test on 150 rows"
     assert found.low(0.9) == pytest.approx(gain - norm.ppf(0.9) * error, rel=1e-9)
@@ -64,7 +64,7 @@ def test_delong_agrees_with_a_jackknife_of_sklearns_auc(rng: np.random.Generator
 
     left_out = np.array([gain(np.delete(np.arange(300), row)) for row in range(300)])
     error = np.sqrt(299 / 300 * np.sum((left_out - left_out.mean()) ** 2))
-    found = paired.by_rows("roc_auc", champion, challenger)
+    found = paired.by_rows("roc_auc", champion, challenger, np.zeros(len(champion), dtype=np.int64))
     assert found is not None
     assert gain(np.arange(300)) - found.low(norm.cdf(1.0)) == pytest.approx(error, rel=0.02)
 
@@ -75,7 +75,7 @@ def test_mcnemar_is_the_exact_binomial_test_of_the_rows_that_one_model_alone_get
     champion, challenger = pair(rng, 400)
     right = [side.prediction == side.truth for side in (champion, challenger)]
     wins, losses = int(np.sum(right[1] & ~right[0])), int(np.sum(right[0] & ~right[1]))
-    found = paired.by_rows("accuracy", champion, challenger)
+    found = paired.by_rows("accuracy", champion, challenger, np.arange(400))
     assert found is not None
     assert found.exceeds(0.0) == pytest.approx(binomtest(wins, wins + losses, alternative="greater").pvalue)
     assert found.falls_short(0.0) == pytest.approx(binomtest(wins, wins + losses, alternative="less").pvalue)
@@ -104,7 +104,7 @@ def test_mcnemar_knows_what_few_different_rows_can_show(wins: int, losses: int, 
 def test_the_loss_of_rows_is_compared_by_students_paired_t(rng: np.random.Generator) -> None:
     champion, challenger = numbers(rng, 120)
     old, new = (np.abs(side.prediction - side.truth) for side in (champion, challenger))
-    found = paired.by_rows("mae", champion, challenger)
+    found = paired.by_rows("mae", champion, challenger, np.arange(120))
     assert found is not None
     expected = ttest_rel(old, new, alternative="greater")
     assert found.exceeds(0.0) == pytest.approx(expected.pvalue)
@@ -123,12 +123,12 @@ def test_the_delta_method_agrees_with_a_bootstrap_of_rows(metric: str, rng: np.r
         return float(new - old)
 
     drawn = np.std([gain(rng.integers(500, size=500)) for _ in range(400)])
-    found = paired.by_rows(metric, champion, challenger)  # type: ignore[arg-type]
+    found = paired.by_rows(metric, champion, challenger, np.arange(500))  # type: ignore[arg-type]
     assert found is not None
     assert gain(np.arange(500)) - found.low(norm.cdf(1.0)) == pytest.approx(drawn, rel=0.15)
 
 
-@pytest.mark.parametrize("metric", ["roc_auc", "accuracy", "log_loss", "macro_f1"])
+@pytest.mark.parametrize("metric", ["accuracy", "log_loss", "macro_f1"])
 def test_a_replicate_is_the_metric_with_each_days_rows_as_often_as_it_was_drawn(
     metric: str, rng: np.random.Generator
 ) -> None:
@@ -140,11 +140,55 @@ def test_a_replicate_is_the_metric_with_each_days_rows_as_often_as_it_was_drawn(
     assert found == pytest.approx(expected, rel=1e-12)
 
 
-def test_a_replicate_without_one_of_the_classes_has_no_auc(rng: np.random.Generator) -> None:
-    outcomes, _ = pair(rng, 100)
-    found = totals("roc_auc", outcomes, outcomes.truth, 2).values(np.array([[2.0, 0.0], [1.0, 1.0]]))
-    assert np.isnan(found[0])
-    assert found[1] == pytest.approx(measure("roc_auc", outcomes).value)
+def test_a_replicate_of_auc_is_that_of_a_data_set_with_each_day_as_often_as_it_was_drawn(
+    rng: np.random.Generator,
+) -> None:
+    outcomes, _ = pair(rng, 200, grain=1)
+    day = np.arange(200) % 5
+    drawn = np.array([[2.0, 0.0, 1.0, 1.0, 1.0]])
+    # A day that was drawn twice is two days, whose rows are not ranked against each other.
+    rows = np.concatenate([np.flatnonzero(day == code) for code in (0, 0, 2, 3, 4)])
+    apart = np.repeat(np.arange(5), 40)
+    expected = grouped.value("roc_auc", outcomes.take(rows), apart)
+    assert totals("roc_auc", outcomes, day, 5).values(drawn)[0] == pytest.approx(expected, rel=1e-12)
+
+
+def test_what_moves_a_whole_day_proves_nothing_and_hides_nothing(rng: np.random.Generator) -> None:
+    # On every other day all labels are likelier and one model gives all rows a higher score: over all rows at once it
+    # seems to know something, and a true gain within the days would drown.
+    day = np.repeat(np.arange(14), 200)
+    stormy = (day % 2).astype(float)
+    truth = (rng.random(2800) < 0.2 + 0.5 * stormy).astype(np.int64)
+    signal = truth + rng.normal(size=2800)
+
+    def model(score: np.ndarray) -> Outcomes:
+        up = 1 / (1 + np.exp(-score))
+        return Outcomes(truth, (up > 0.5).astype(np.int64), np.column_stack([1 - up, up]), (0, 1))
+
+    plain, lifted, better = (
+        model(signal + 2 * rng.normal(size=2800)),
+        model(signal + 2 * rng.normal(size=2800) + 5 * stormy),
+        model(signal + rng.normal(size=2800)),
+    )
+    assert evaluator("roc_auc", lifted)(np.ones(2800)) > evaluator("roc_auc", plain)(np.ones(2800)) + 0.1
+    vain = paired.compare("roc_auc", plain, lifted, day, 1)
+    assert vain is not None
+    assert vain.low(0.95) < 0
+    true = paired.compare("roc_auc", lifted, better, day, 1)
+    assert true is not None
+    assert true.low(0.99) > 0
+
+
+def test_days_with_a_single_class_are_no_units_of_a_test_of_auc(rng: np.random.Generator) -> None:
+    champion, challenger = pair(rng, 400)
+    day = np.where(champion.truth == 1, rng.integers(2, size=400), rng.integers(14, size=400))
+    found = paired.compare("roc_auc", champion, challenger, day, 1)
+    assert found is not None
+    told = np.isin(day, (0, 1))
+    assert found.name == f"DeLong's test on {np.count_nonzero(told)} rows"
+    same = paired.compare("roc_auc", champion.take(told), challenger.take(told), day[told], 1)
+    assert same is not None
+    assert found.low(0.95) == same.low(0.95)
 
 
 def test_sums_of_days_are_as_sure_as_the_block_bootstrap(rng: np.random.Generator) -> None:
@@ -155,7 +199,7 @@ def test_sums_of_days_are_as_sure_as_the_block_bootstrap(rng: np.random.Generato
     assert drawn is not None
     assert sums is not None
     assert isinstance(drawn, paired.Braked)
-    gain = paired.values("roc_auc", champion, challenger)[2]
+    gain = paired.values("roc_auc", champion, challenger, day)[2]
     assert gain - drawn.first.low(0.95) == pytest.approx(gain - sums.low(0.95), rel=0.1)
     assert sums.name == "Student's t on 28 days"
 
