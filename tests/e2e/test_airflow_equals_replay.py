@@ -92,7 +92,7 @@ def job(folder: Path) -> str:
         "model": {"parameters": {"max_iter": 30}},
         "drift": {"min_rows": 100},
         "retrain": {"window": "P10D", "holdout": "P3D"},
-        "promote": {"mode": "enabled"},
+        "promote": {"mode": "enabled", "first": "any"},
         **own,
         "features": {"key": ["row_id"], "time": "event_ts", **own["features"]},
         "labels": {"column": "label", "available_at": "label_available_at", **own["labels"]},
