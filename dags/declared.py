@@ -5,6 +5,7 @@ Imported while DAG files are parsed, so it imports nothing heavier than Airflow'
 
 from __future__ import annotations
 
+import importlib
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +19,7 @@ from pipeline.errors import InvalidRequest
 from pipeline.intervals import parse_instant
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
     from pipeline.job import JobSpec
@@ -62,13 +64,52 @@ QUIET = Param(False, type="boolean", title="Quiet", description="Publish, but ne
 def jobs() -> list[JobSpec]:
     """The valid jobs; a task's own process gets only the job that it works for.
 
-    Broken job files are left out here and reported by ``invalid_jobs.py``.
+    Broken job files are left out here and reported by ``invalid_jobs.py``. A DAG file that is imported by `dags_of` gets none.
     """
+    if _IMPORTED:
+        return []
     folder = jobs_folder()
     wanted = get_parsing_context().dag_id
     if wanted:
         return [jobfile.find(wanted.rsplit("__", 1)[0], folder)]
     return list(jobfile.load_all(folder)[0].values())
+
+
+def dags_of(file: str) -> dict[str, Any]:
+    """The DAGs of one job file by id; a task's own process gets only its DAG.
+
+    Raises `InvalidJob` for a broken file, and for one that names the same job as another file.
+    """
+    job = jobfile.load(Path(file))
+    jobfile.find(job.name, Path(file).parent)
+    wanted = get_parsing_context().dag_id
+    named = {f"{job.name}__{kind}": maker for kind, maker in _MAKERS.items() if kind != "approve" or _asks(job)}
+    return {dag_id: _maker(*maker)(job) for dag_id, maker in named.items() if wanted in (None, dag_id)}
+
+
+def _asks(job: JobSpec) -> bool:
+    return job.promote.approval.required
+
+
+def _maker(module: str, function: str) -> Callable[[JobSpec], Any]:
+    _IMPORTED.append(module)
+    try:
+        maker: Callable[[JobSpec], Any] = getattr(importlib.import_module(module), function)
+    finally:
+        _IMPORTED.pop()
+    return maker
+
+
+# The DAG files that are being imported for their functions: then they declare nothing by themselves.
+_IMPORTED: list[str] = []
+# In which file which function makes the DAG of a kind.
+_MAKERS = {
+    "score": ("scoring", "scoring_dag"),
+    "evaluate": ("evaluation", "evaluation_dag"),
+    "retrain": ("retraining", "retraining_dag"),
+    "approve": ("retraining", "approval_dag"),
+    "operations": ("operations", "operations_dag"),
+}
 
 
 def jobs_folder() -> Path:

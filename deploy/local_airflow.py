@@ -34,6 +34,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 USERNAME = "admin"
 # A training uses every core it gets, scoring streams: one training and two partitions at once suit a small machine.
 POOLS = {"pipeline_training": (1, "Trainings at once"), "pipeline_scoring": (2, "Partitions scored at once")}
+# Every job has a DAG file of its own.
+BUNDLE = {"name": "jobs", "classpath": "pipeline_bundle.JobsDagBundle", "kwargs": {}}
 _COMPONENTS = ("api-server", "scheduler", "dag-processor")
 _POLL_SECONDS = 0.3
 # Workers are forked from one process that has imported these, otherwise every task pays some seconds of CPU for them
@@ -77,11 +79,15 @@ class LocalAirflow(AirflowApi):
         jobs: Path,
         *,
         port: int | None = None,
-        dags: Path = REPOSITORY / "dags",
+        dags: Path | None = None,
         plugins: Path = REPOSITORY / "plugins",
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        """Prepare the home; nothing runs yet. ``environ`` adds to, or replaces, what every process gets to see."""
+        """Prepare the home; nothing runs yet.
+
+        ``dags`` is a folder of DAG files that are parsed instead of those of the jobs; ``environ`` adds to, or replaces, what
+        every process gets to see.
+        """
         self.home = home.resolve()
         self.airflow_home = self.home / "airflow"
         self.jobs = jobs.resolve()
@@ -92,7 +98,7 @@ class LocalAirflow(AirflowApi):
         self.airflow_home.mkdir(parents=True, exist_ok=True)
         password = _kept(self._passwords, {USERNAME: secrets.token_urlsafe(12)})[USERNAME]
         self.port = port or self._former_port() or _free_port()
-        self._dags, self._plugins = dags.resolve(), plugins.resolve()
+        self._dags, self._plugins = dags.resolve() if dags else None, plugins.resolve()
         self.environ = self._environment(environ or {})
         super().__init__(f"http://127.0.0.1:{self.port}", USERNAME, password)
 
@@ -210,7 +216,7 @@ class LocalAirflow(AirflowApi):
         )
         sections: dict[str, dict[str, object]] = {
             "core": {
-                "dags_folder": self._dags,
+                "dags_folder": self._dags or REPOSITORY / "dags",
                 "plugins_folder": self._plugins,
                 "executor": "LocalExecutor",
                 "parallelism": 4,
@@ -231,7 +237,12 @@ class LocalAirflow(AirflowApi):
             },
             "api_auth": {"jwt_secret": keys["jwt"]},
             "logging": {"base_log_folder": self.airflow_home / "logs"},
-            "dag_processor": {"refresh_interval": 10, "min_file_process_interval": 30},
+            "dag_processor": {
+                "refresh_interval": 10,
+                "min_file_process_interval": 30,
+                "dag_bundle_storage_path": self.airflow_home / "bundles",
+                **({} if self._dags else {"dag_bundle_config_list": json.dumps([BUNDLE])}),
+            },
             # A worker notices the end of its task at the next heartbeat when it misses the moment itself.
             "workers": {"min_heartbeat_interval": 1},
             "scheduler": {

@@ -90,13 +90,23 @@ def load(path: Path) -> JobSpec:
     return job
 
 
+def files(folder: Path) -> list[Path]:
+    """The job files of a folder, whether good or broken, by name; none of a folder that does not exist."""
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if not entry.is_dir())
+    except OSError:
+        return []
+    return [path for path in map(folder.joinpath, names) if _is_job_file(path)]
+
+
 def load_all(folder: Path) -> tuple[dict[str, JobSpec], tuple[BrokenJob, ...]]:
     """The good jobs of a folder by name, and the broken files; both in the order of the file names.
 
     Reads ``*.yaml`` and ``*.yml`` except hidden files; a folder that does not exist has none. Files that declare the
     same name are all broken, because nothing says which of them is meant.
     """
-    results = {path: _examine(path) for path in _job_files(folder)}
+    results = {path: _examine(path) for path in files(folder)}
     declared = Counter(job.name for job in results.values() if isinstance(job, JobSpec))
     jobs: dict[str, JobSpec] = {}
     broken: list[BrokenJob] = []
@@ -153,7 +163,7 @@ def _only(name: str, folder: Path) -> tuple[Path, JobSpec] | None:
     """
     text, found = name.encode(), []
     word = re.compile(rb"(?<![A-Za-z0-9_])" + re.escape(text) + rb"(?![A-Za-z0-9_])")
-    for path in _job_files(folder):
+    for path in files(folder):
         try:
             content = path.read_bytes()
         except OSError:
@@ -163,15 +173,6 @@ def _only(name: str, folder: Path) -> tuple[Path, JobSpec] | None:
         if may_declare and isinstance(job := _examine(path), JobSpec) and job.name == name:
             found.append((path, job))
     return found[0] if len(found) == 1 else None
-
-
-def _job_files(folder: Path) -> list[Path]:
-    try:
-        with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if not entry.is_dir())
-    except OSError:
-        return []
-    return [path for path in map(folder.joinpath, names) if _is_job_file(path)]
 
 
 def _calibrated(job: JobSpec, measured: Path) -> JobSpec:

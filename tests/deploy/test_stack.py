@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 CONTAINER_PORTS = {"postgres": 5432, "mlflow": 5000, "api": 8080, "scheduler": 8974}
 START_SECONDS = 240
+BUNDLES = "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST"
+LOCAL = "airflow.dag_processing.bundles.local.LocalDagBundle"
 
 
 def free_port() -> int:
@@ -91,6 +93,13 @@ class Stack:
     def environment(self, service: str) -> dict[str, str]:
         """What the compose file gives the service, the two ports a container would isolate, and nothing inherited."""
         own = {k: self.relocate(str(v), service) for k, v in self.services[service].get("environment", {}).items()}
+        if bundles := own.get(BUNDLES):
+            own[BUNDLES] = json.dumps(
+                [
+                    *json.loads(bundles),
+                    {"name": "probe", "classpath": LOCAL, "kwargs": {"path": str(self.home / "probe")}},
+                ]
+            )
         return {
             "PATH": self.path,
             "HOME": f"{self.home}/{service}",
@@ -221,7 +230,8 @@ def stack(tmp_path: Path, postgres_bin: Path) -> Iterator[Stack]:
         "airflow-api-server",
     ):
         (tmp_path / directory).mkdir(parents=True)
-    shutil.copy(Path(__file__).with_name("probe.py"), tmp_path / "dags")
+    (tmp_path / "probe").mkdir()
+    shutil.copy(Path(__file__).with_name("probe.py"), tmp_path / "probe")
     shutil.copy(ROOT / "examples" / "jobs" / "demo.yaml", tmp_path / "dags" / "jobs")
     with (
         # Not in tmp_path, which only its owner may enter: PostgreSQL refuses to run as root.
