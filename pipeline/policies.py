@@ -279,6 +279,12 @@ class Retrain(Model):
     every: timedelta | None = Field(
         default=None, gt=timedelta(0), description="Also train when the last training is older."
     )
+    growth: float | None = Field(
+        default=None,
+        gt=1,
+        description="Also train when there is so many times as much history to learn from as the last training had. What more "
+        "rows teach depends on their share: half as many again are worth about as much early as late.",
+    )
     cooldown: timedelta = Field(
         default=timedelta(days=14), ge=timedelta(0), description="Shortest time between the starts of two trainings."
     )

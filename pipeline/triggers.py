@@ -150,7 +150,7 @@ def _cause(job: JobSpec, as_of: datetime, known: Known) -> tuple[_Found | None, 
         return None, "Retraining is switched off (retrain.enabled: false)."
     if broken := _broken(as_of, known.drift):
         return None, f"Nothing is trained on {broken}."
-    found = _violated(job, as_of, known) or _due(policy, as_of, known.trainings)
+    found = _violated(job, as_of, known) or _due(job, as_of, known.trainings)
     return found, "No cause to train: too few violations in the latest intervals."
 
 
@@ -263,11 +263,16 @@ def _estimated(report: _Report) -> float | None:
     return None if estimate is None else estimate.value
 
 
-def _due(policy: Retrain, as_of: datetime, trainings: Sequence[Training]) -> _Found | None:
-    last = trainings[-1].as_of if trainings else as_of
-    if policy.every is None or as_of < last + policy.every:
-        return None
-    return _Found("schedule", f"The last training is {as_of - last} old; retrain.every is {policy.every}.")
+def _due(job: JobSpec, as_of: datetime, trainings: Sequence[Training]) -> _Found | None:
+    """What the calendar says: the last training is too old, or there is so much more to learn from than it had."""
+    policy, last = job.retrain, trainings[-1].as_of if trainings else as_of
+    if policy.every is not None and as_of >= last + policy.every:
+        return _Found("schedule", f"The last training is {as_of - last} old; retrain.every is {policy.every}.")
+    now, then = windows.learnable(job, as_of), windows.learnable(job, last)
+    if policy.growth is not None and now >= policy.growth * then > timedelta(0):
+        told = f"There are {_days(now)} to learn from, the last training had {_days(then)}"
+        return _Found("schedule", f"{told}; retrain.growth is {policy.growth:g}.")
+    return None
 
 
 def _broken(as_of: datetime, reports: Sequence[DriftReport]) -> str:

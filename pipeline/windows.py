@@ -74,6 +74,13 @@ def stretches(job: JobSpec, as_of: datetime, since: datetime | None) -> dict[str
     return {name: span for name in names if (span := found[name]) is not None}
 
 
+def learnable(job: JobSpec, as_of: datetime) -> timedelta:
+    """The longest history that a training at ``as_of`` may learn from: since ``schedule.start``, and without its holdout."""
+    longest = max(stretches(job, as_of, None).values(), key=lambda span: span.end - span.start)
+    available = longest.end - max(longest.start, job.schedule.start)
+    return max(available - job.retrain.holdout, available * (1 - _LARGEST_HOLDOUT_SHARE))
+
+
 def shortest_since_change(job: JobSpec) -> timedelta:
     """The shortest stretch from which a change is learnt and proven: ``retrain.holdout`` and a week, or twice a shorter one."""
     return job.retrain.holdout + min(job.retrain.holdout, _WEEK)

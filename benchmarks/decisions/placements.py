@@ -1,15 +1,19 @@
-"""What promotions at any dates could have reached on nycflights13, known in hindsight: the ceiling of every retraining policy.
+"""What promotions could reach on nycflights13: at any dates, known in hindsight, and under many policies that ask for a proof.
 
 A challenger is trained at the start of every week, as the example job trains on all that is known by then without its holdout,
-and scores every later day. A policy with n promotions is n of these weeks; what it is worth is the mean daily metric of the
-version that rules each day. Compared with monthly promotions, whose gain over a frozen champion is 1. Gate, governor and
-window policy play no part. `python -m benchmarks.decisions --only placements` takes two minutes.
+and scores the holdout and every later day. A policy with n promotions is n of these weeks; what it is worth is the mean daily
+metric of the version that rules each day. Compared with monthly promotions, whose gain over a frozen champion is 1. Governor and
+window policy play no part. `python -m benchmarks.decisions --only placements` takes three minutes.
+
+The policies: a challenger every so many weeks, promoted when it is proven better on its holdout at a confidence by at least so
+much, or at one of two further looks; from several starting dates, because on one of them a policy may be lucky.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import date, timedelta
-from itertools import combinations
+from itertools import combinations, product
 from math import comb
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +21,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+from scipy.special import stdtrit
 
 from benchmarks.replays import DATA, JOBS, SETS
 from pipeline import engine, jobfile, metrics, trainers
 from pipeline.steps import contest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -33,42 +38,138 @@ if TYPE_CHECKING:
 
 _NAME = "flights"
 _MOST = 3
-_WEEK, _DAY = timedelta(days=7), timedelta(days=1)
-_BAR = 0.9
+_WEEK = timedelta(days=7)
+_BAR, _MOST_PROMOTIONS = 0.9, 1 / 3
+_HELD, _LAG = 14, 1
+_EVERY, _CONFIDENCE, _MIN_GAIN = (1, 2, 4, 6, 8, 12), (0.9, 0.95, 0.99), (0.0, 0.01, 0.02)
+_STARTS, _LOOKS, _FEWEST_DAYS = 4, 3, 7
 
 
 def measure() -> dict[str, Any]:
     """Per number of promotions: how many ways there are, the share of the gain of the best and of the median one.
 
-    And how many of them reach 90 %; the calendar's own three, each quarter, among them.
+    And how many of them reach 90 %; then the same of the policies.
     """
     job = jobfile.load(JOBS / f"{_NAME}.yaml")
     _, data, begin, end = next(one for one in SETS if one[0] == _NAME)
     first, last = date.fromisoformat(begin), date.fromisoformat(end)
     weeks = [first + number * _WEEK for number in range((last - first) // _WEEK)]
     days = _daily(job, _rows(job, data), weeks, last)
-    # What version of week w adds to the sum if it rules from week w up to another one.
-    reached = np.concatenate([np.zeros((len(weeks), 1)), np.cumsum(days, axis=1)], axis=1)
+    told: dict[str, Any] = {}
+    policies: dict[_Policy, list[tuple[float, float]]]
+    policies = {_Policy(*chosen): [] for chosen in product(_EVERY, _CONFIDENCE, _MIN_GAIN)}
+    for start in range(_STARTS):
+        scale = _Scale.of(weeks[start:], days[start:, 7 * start :])
+        if not start:
+            told |= {"frozen": round(scale.frozen, 4), "monthly": round(scale.monthly, 4), "promotions": scale.count}
+            told |= {f"{count} promotions": _placed(scale, count) for count in range(1, _MOST + 1)}
+        for policy in policies:
+            ruled = policy.promoted(scale.days)
+            policies[policy].append((scale.share(ruled), len(ruled) / scale.count))
+    return {**told, "policies": _summary(policies)}
 
-    def mean(promoted: Sequence[int]) -> float:
-        ruled = [0, *promoted]
-        spans = zip(ruled, [*promoted, len(weeks)], strict=True)
-        return sum(float(reached[w, 7 * until] - reached[w, 7 * w]) for w, until in spans) / (7 * len(weeks))
 
-    frozen = mean([])
-    months = sorted({_nearest(weeks, date(first.year, month, 1)) for month in range(first.month + 1, 13)} - {0})
-    possible = mean(months) - frozen
-    told: dict[str, Any] = {"frozen": round(frozen, 4), "monthly": round(mean(months), 4), "promotions": len(months)}
-    for count in range(1, _MOST + 1):
-        shares = np.array([(mean(chosen) - frozen) / possible for chosen in combinations(range(1, len(weeks)), count)])
-        assert len(shares) == comb(len(weeks) - 1, count)
-        told[f"{count} promotions"] = {
-            "ways": len(shares),
-            "best": round(float(shares.max()), 3),
-            "median": round(float(np.median(shares)), 3),
-            "reach 90 %": int(np.sum(shares >= _BAR)),
-        }
-    return told
+@dataclass(frozen=True)
+class _Scale:
+    """The daily metric of the version of each week, from its holdout on, and what it is measured by."""
+
+    days: Floats
+    frozen: float
+    monthly: float
+    count: int
+
+    @classmethod
+    def of(cls, weeks: list[date], days: Floats) -> _Scale:
+        """With a champion of the first week that stays, and a promotion in every later month."""
+        first = weeks[0]
+        ends = [date(first.year, month, 1) for month in range(first.month + 1, 13)]
+        months = sorted({_nearest(weeks, day) for day in ends} - {0})
+        return cls(days, _mean(days, []), _mean(days, [(week, week) for week in months]), len(months))
+
+    def share(self, ruled: Sequence[tuple[int, int]]) -> float:
+        """The share of the gain of monthly promotions that these keep (see `_mean`)."""
+        return (_mean(self.days, ruled) - self.frozen) / (self.monthly - self.frozen)
+
+
+def _mean(days: Floats, ruled: Sequence[tuple[int, int]]) -> float:
+    """The mean daily metric where from each of these weeks on the version with it rules; before, that of the first week."""
+    weeks = len(days)
+    begun, ended = [(0, 0), *ruled], [*(week for week, _ in ruled), weeks]
+    spans = ((version, week, until) for (week, version), until in zip(begun, ended, strict=True))
+    return sum(float(days[v, _HELD + 7 * w : _HELD + 7 * until].sum()) for v, w, until in spans) / (7 * weeks)
+
+
+def _placed(scale: _Scale, count: int) -> dict[str, Any]:
+    ways = combinations(range(1, len(scale.days)), count)
+    shares = np.array([scale.share([(week, week) for week in chosen]) for chosen in ways])
+    assert len(shares) == comb(len(scale.days) - 1, count)
+    return {
+        "ways": len(shares),
+        "best": round(float(shares.max()), 3),
+        "median": round(float(np.median(shares)), 3),
+        "reach 90 %": int(np.sum(shares >= _BAR)),
+    }
+
+
+@dataclass(frozen=True)
+class _Policy:
+    """A challenger every so many weeks, which must be better at this confidence and by at least so much."""
+
+    every: int
+    confidence: float
+    min_gain: float
+
+    def promoted(self, days: Floats) -> list[tuple[int, int]]:
+        """The weeks of promotions, each with the version that rules from then on."""
+        ruled = [(0, 0)]
+        # A version that is better but not proven so: where its rows begin, how many days it was judged on, how often.
+        waiting: tuple[int, int, int, int] | None = None
+        for week in range(1, len(days)):
+            known = _HELD + 7 * week - _LAG
+            asked = [(week, known - _HELD, known, 1)] if week % self.every == 0 else []
+            if waiting is not None and known - waiting[1] >= 2 * waiting[2]:
+                asked.insert(0, (waiting[0], waiting[1], known, waiting[3] + 1))
+            for version, begin, end, look in asked:
+                gain, is_proven = self._judged(days, ruled[-1][1], version, begin, end, look)
+                waiting = (version, begin, end - begin, look) if gain > 0 and look < _LOOKS else None
+                if is_proven:
+                    ruled.append((week, version))
+                    waiting = None
+                    break
+        return ruled[1:]
+
+    def _judged(self, days: Floats, old: int, new: int, begin: int, end: int, look: int) -> tuple[float, bool]:
+        """The mean gain of the days, and whether it is proven: half of the error is for the first look."""
+        gains = days[new, begin:end] - days[old, begin:end]
+        gains = gains[gains != 0]  # nothing was measured on these days
+        if len(gains) < _FEWEST_DAYS:
+            return 0.0, False
+        error = (1 - self.confidence) / (2 if look == 1 else 2 * (_LOOKS - 1))
+        reach = float(stdtrit(len(gains) - 1, 1 - error) * np.std(gains, ddof=1) / len(gains) ** 0.5)
+        mean = float(gains.mean())
+        return mean, mean > max(reach, self.min_gain)
+
+
+def _summary(found: Mapping[_Policy, list[tuple[float, float]]]) -> dict[str, Any]:
+    """How many policies keep 90 % of the gain with a third of the promotions, and the best of those that keep to the third."""
+    frugal = {policy: runs for policy, runs in found.items() if np.mean([cost for _, cost in runs]) <= _MOST_PROMOTIONS}
+    reaching = {
+        policy: [share >= _BAR and cost <= _MOST_PROMOTIONS for share, cost in runs] for policy, runs in found.items()
+    }
+    shares = {policy: [share for share, _ in runs] for policy, runs in found.items()}
+    best = max(frugal, key=lambda policy: float(np.mean(shares[policy])))
+    return {
+        "policies": len(found),
+        "starting dates": _STARTS,
+        "reach 90 % with a third of the promotions from the first date": sum(runs[0] for runs in reaching.values()),
+        "from every date": sum(map(all, reaching.values())),
+        "on average over the dates": sum(float(np.mean(shares[policy])) >= _BAR for policy in frugal),
+        "best on average with a third of the promotions": {
+            **vars(best),
+            "shares": [round(share, 3) for share in shares[best]],
+            "promotions": [round(cost, 3) for _, cost in found[best]],
+        },
+    }
 
 
 def _nearest(weeks: list[date], day: date) -> int:
@@ -86,17 +187,20 @@ def _rows(job: JobSpec, data: str) -> pa.Table:
 
 
 def _daily(job: JobSpec, rows: pa.Table, weeks: list[date], last: date) -> Floats:
-    """The metric of the version of each week on each day from the first week on; earlier days count nothing."""
+    """The metric of the version of each week on each day from its holdout on; nothing counts before."""
     frame, truth = engine.to_frame(rows, job.features.columns), rows[job.labels.column].to_numpy()
     day = rows["__day__"].to_numpy()
-    held = job.retrain.holdout + job.labels.mature_after
-    found = np.zeros((len(weeks), 7 * len(weeks)))
+    first = np.datetime64(weeks[0] - timedelta(days=_HELD))
+    found = np.zeros((len(weeks), _HELD + 7 * len(weeks)))
     for number, week in enumerate(weeks):
-        estimator = trainers.fit(job, frame[day < np.datetime64(week - held)], truth[day < np.datetime64(week - held)])
-        later = np.flatnonzero((day >= np.datetime64(week)) & (day < np.datetime64(last)))
+        # The labels of the last day are not complete yet.
+        cut = np.datetime64(week - timedelta(days=_HELD + _LAG))
+        estimator = trainers.fit(job, frame[day < cut], truth[day < cut])
+        later = np.flatnonzero((day >= max(cut, first)) & (day < np.datetime64(last)))
         made = contest.outcomes(estimator, engine.predict(estimator, frame.iloc[later], job.task), truth[later])
-        for place in range(7 * number, found.shape[1]):
-            own = day[later] == np.datetime64(weeks[0] + place * _DAY)
-            found[number, place] = metrics.evaluator(job.metric, made.take(own))(np.ones(np.count_nonzero(own)))
+        for place in range(found.shape[1]):
+            own = day[later] == first + place
+            if own.any():
+                found[number, place] = metrics.evaluator(job.metric, made.take(own))(np.ones(np.count_nonzero(own)))
     # A day on which nothing can be measured counts for no version.
     return np.nan_to_num(found)

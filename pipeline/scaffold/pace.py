@@ -24,7 +24,6 @@ class Pace:
     training: timedelta
     holdout: timedelta
     cooldown: timedelta
-    every: timedelta
     overdue: timedelta
     violations: int
     of_last: int
@@ -33,12 +32,12 @@ class Pace:
     def of(cls, cadence: Cadence) -> Pace:
         """One cycle per drift window - a day of hours, a week of days, a month of weeks - and trainings to match."""
         if cadence.unit == "mo":
-            return cls(1, 1095 * _DAY, 180 * _DAY, 90 * _DAY, 365 * _DAY, 90 * _DAY, 2, 3)
+            return cls(1, 1095 * _DAY, 180 * _DAY, 90 * _DAY, 90 * _DAY, 2, 3)
         if cadence.unit == "w":
-            return cls(4, 365 * _DAY, 56 * _DAY, 28 * _DAY, 182 * _DAY, 30 * _DAY, 3, 5)
+            return cls(4, 365 * _DAY, 56 * _DAY, 28 * _DAY, 30 * _DAY, 3, 5)
         per_day = {"d": 7, "h": 24, "m": 24 * 60}[cadence.unit] // cadence.count
         window = min(per_day, _LONGEST_DRIFT_WINDOW)
-        return cls(window, 60 * _DAY, 14 * _DAY, 14 * _DAY, 90 * _DAY, 30 * _DAY, 3, 5)
+        return cls(window, 60 * _DAY, 14 * _DAY, 14 * _DAY, 30 * _DAY, 3, 5)
 
 
 def length(cadence: Cadence) -> timedelta:

@@ -216,7 +216,7 @@ retrain:
   violations: {pace.violations}  # intervals that drifted or degraded ...
   of_last: {pace.of_last}  # ... among this many latest ones
   cooldown: {iso(pace.cooldown)}  # shortest time between two trainings
-  every: {iso(pace.every)}  # also train when the last training is older: there is more to learn from, and the gate decides
+  growth: 1.5  # also train when there is so many times as much to learn from as the last training had; the gate decides
   window: {iso(pace.training)}  # labelled history that is used
   holdout: {iso(pace.holdout)}  # its latest part: never trained on, champion and challenger are compared there
   min_rows: {reachable(expected, 200, 10)}  # labelled rows needed to train

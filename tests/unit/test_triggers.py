@@ -222,6 +222,27 @@ def test_the_schedule_fires_when_the_last_training_is_old_enough(age: timedelta,
     assert (found.fire, found.cause) == ((True, "schedule") if fires else (False, "none"))
 
 
+@pytest.mark.parametrize(("day", "fires"), [(44, False), (45, True), (60, True)])
+def test_half_as_much_history_again_is_reason_enough_to_train(day: int, fires: bool) -> None:
+    # The last of the 30 days before the training was its holdout.
+    policy, as_of = Retrain(growth=1.5, cooldown=DAY), FIRST + day * DAY
+    found = decided(policy, as_of=as_of, last_trained=FIRST + 30 * DAY)
+    assert (found.fire, found.cause) == ((True, "schedule") if fires else (False, "none"))
+    if day == 45:
+        assert found.reason == (
+            "There are 44 days to learn from, the last training had 29 days; retrain.growth is 1.5."
+        )
+
+
+@pytest.mark.parametrize(
+    "changes", [{"max_history": 50 * DAY, "window": 50 * DAY}, {"window_policy": "sliding", "window": 50 * DAY}]
+)
+def test_history_that_no_training_may_use_is_no_reason_to_train(changes: dict[str, Any]) -> None:
+    policy = Retrain(growth=1.2, **changes)
+    assert decided(policy, as_of=FIRST + 50 * DAY, last_trained=FIRST + 30 * DAY).fire
+    assert not decided(policy, as_of=FIRST + 400 * DAY, last_trained=FIRST + 60 * DAY).fire
+
+
 def test_the_schedule_keeps_the_cooldown_too() -> None:
     as_of = FIRST + 10 * DAY
     policy = Retrain(every=7 * DAY, cooldown=14 * DAY)
