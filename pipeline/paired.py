@@ -86,7 +86,7 @@ def compare(
     gain, error = found[0], clustered_error(found[1], block, blocks) if blocks > 1 else 0.0
     if blocks >= FEWEST_BLOCKS:
         drawn = _bootstrap(metric, champion, challenger, block, blocks, seed)
-        return drawn and Braked(drawn, Student(gain, error, blocks - 1, f"Student's t on {blocks} days", blocks))
+        return Braked(drawn, Student(gain, error, blocks - 1, f"Student's t on {blocks} days", blocks))
     rows = by_rows(metric, champion, challenger, day)
     # Student's t would want the impossible of two days; the normal distribution at least sees that they differ.
     return rows and Braked(rows, Student(gain, error, np.inf, f"normal approximation on {blocks} days", blocks))
@@ -99,7 +99,7 @@ def _bootstrap(
     block: NDArray[np.intp],
     blocks: int,
     seed: int,
-) -> Bootstrap | None:
+) -> Bootstrap:
     rng = np.random.default_rng(seed)
     sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
     both = [totals(metric, outcomes, block, blocks) for outcomes in (champion, challenger)]
@@ -108,9 +108,7 @@ def _bootstrap(
         drawn = rng.multinomial(blocks, np.full(blocks, 1 / blocks), size=_AT_ONCE).astype(np.float64)
         old, new = (total.values(drawn) for total in both)
         gains.append(sign * (new - old))
-    found = np.concatenate(gains)
-    found = np.sort(found)
-    return Bootstrap(found, blocks) if len(found) else None
+    return Bootstrap(np.sort(np.concatenate(gains)), blocks)
 
 
 def by_rows(
