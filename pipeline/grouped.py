@@ -11,7 +11,7 @@ Pure functions of numpy arrays; no result depends on the order of rows beyond th
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -72,7 +72,7 @@ def ranking(outcomes: Outcomes, group: NDArray[np.intp], groups: int) -> Ranking
     place = group * np.int64(len(ranked)) + rank
     positive = outcomes.truth == outcomes.classes[-1]
     starts = np.arange(groups + 1) * np.int64(len(ranked))
-    counts = [np.bincount(group[rows], minlength=groups).astype(np.float64) for rows in (positive, ~positive)]
+    ups, downs = (np.bincount(group[rows], minlength=groups).astype(np.float64) for rows in (positive, ~positive))
     won = np.empty(len(scores))
     for rows, others in ((positive, ~positive), (~positive, positive)):
         against = np.sort(place[others])
@@ -82,22 +82,13 @@ def ranking(outcomes: Outcomes, group: NDArray[np.intp], groups: int) -> Ranking
         # Ties count one half; a row without a row of the other class in its group has nothing to be ranked against.
         won[rows] = (beaten - 2 * before[there]) / np.maximum(2 * (before[there + 1] - before[there]), 1)
     won[~positive] = 1 - won[~positive]
-    ups, downs = counts
-    pairs = ups * downs
+    pairs, rows_per_group = ups * downs, np.maximum(ups + downs, 1)
     areas = np.where(pairs > 0, np.bincount(group, won * positive, groups) / np.maximum(ups, 1), 0.0)
-    weights = pairs / np.maximum(ups + downs, 1)
-    found = Ranking(areas, weights, won)
-    return Ranking(areas, weights, _pulls(found, group, positive, ups, downs))
-
-
-def _pulls(found: Ranking, group: NDArray[np.intp], positive: NDArray[np.bool_], ups: Floats, downs: Floats) -> Floats:
-    """What each row adds, from what it won."""
-    total = float(found.weights.sum())
-    if not total:
-        return np.full(len(group), np.nan)
-    share = len(group) * found.weights / total
-    own = np.where(positive, np.maximum(ups, 1)[group], np.maximum(downs, 1)[group])
-    within = share[group] * (found.pulls - found.areas[group]) / own
-    between = share * (found.areas - found.area) / np.maximum(ups + downs, 1)
-    pulls: Floats = within + between[group]
-    return pulls
+    found = Ranking(areas, pairs / rows_per_group, np.full(len(scores), np.nan))
+    if not pairs.any():
+        return found
+    share = len(scores) * found.weights / found.weights.sum()
+    of_class = np.where(positive, np.maximum(ups, 1)[group], np.maximum(downs, 1)[group])
+    within = share[group] * (won - areas[group]) / of_class
+    between = share * (areas - found.area) / rows_per_group
+    return replace(found, pulls=within + between[group])
