@@ -3,10 +3,11 @@
 A challenger is trained at the start of every week, as the example job trains on all that is known by then without its holdout,
 and scores the holdout and every later day. A policy with n promotions is n of these weeks; what it is worth is the mean daily
 metric of the version that rules each day. Compared with monthly promotions, whose gain over a frozen champion is 1. Governor and
-window policy play no part. `python -m benchmarks.decisions --only placements` takes three minutes.
+window policy play no part. `python -m benchmarks.decisions --only placements` takes four minutes.
 
 The policies: a challenger every so many weeks, promoted when it is proven better on its holdout at a confidence by at least so
-much, or at one of two further looks; from several starting dates, because on one of them a policy may be lucky.
+much, or at one of two further looks; from several starting dates, because on one of them a policy may be lucky. And the same if
+every model that rules, monthly and frozen ones too, had learnt its holdout at last.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ _WEEK = timedelta(days=7)
 _BAR, _MOST_PROMOTIONS = 0.9, 1 / 3
 _HELD, _LAG = 14, 1
 _EVERY, _CONFIDENCE, _MIN_GAIN = (1, 2, 4, 6, 8, 12), (0.9, 0.95, 0.99), (0.0, 0.01, 0.02)
+# What rules: the version that was judged, or the same fitted again on its holdout too - which nothing has judged.
+_RULING = ("policies", "policies with the holdout learnt at last")
 _STARTS, _LOOKS, _FEWEST_DAYS = 4, 3, 7
 
 
@@ -54,19 +57,23 @@ def measure() -> dict[str, Any]:
     _, data, begin, end = next(one for one in SETS if one[0] == _NAME)
     first, last = date.fromisoformat(begin), date.fromisoformat(end)
     weeks = [first + number * _WEEK for number in range((last - first) // _WEEK)]
-    days = _daily(job, _rows(job, data), weeks, last)
+    rows = _rows(job, data)
+    days, refitted = (_daily(job, rows, weeks, last, held) for held in (_HELD, 0))
     told: dict[str, Any] = {}
-    policies: dict[_Policy, list[tuple[float, float]]]
-    policies = {_Policy(*chosen): [] for chosen in product(_EVERY, _CONFIDENCE, _MIN_GAIN)}
+    policies: dict[str, dict[_Policy, list[tuple[float, float]]]] = {
+        name: {_Policy(*chosen): [] for chosen in product(_EVERY, _CONFIDENCE, _MIN_GAIN)} for name in _RULING
+    }
     for start in range(_STARTS):
         scale = _Scale.of(weeks[start:], days[start:, 7 * start :])
         if not start:
             told |= {"frozen": round(scale.frozen, 4), "monthly": round(scale.monthly, 4), "promotions": scale.count}
             told |= {f"{count} promotions": _placed(scale, count) for count in range(1, _MOST + 1)}
-        for policy in policies:
-            ruled = policy.promoted(scale.days)
-            policies[policy].append((scale.share(ruled), len(ruled) / scale.count))
-    return {**told, "policies": _summary(policies)}
+        for name, ruling in zip(_RULING, (days, refitted), strict=True):
+            own = _Scale.of(weeks[start:], ruling[start:, 7 * start :])
+            for policy, found in policies[name].items():
+                ruled = policy.promoted(scale.days, own.days)
+                found.append((own.share(ruled), len(ruled) / own.count))
+    return {**told, **{name: _summary(found) for name, found in policies.items()}}
 
 
 @dataclass(frozen=True)
@@ -119,8 +126,11 @@ class _Policy:
     confidence: float
     min_gain: float
 
-    def promoted(self, days: Floats) -> list[tuple[int, int]]:
-        """The weeks of promotions, each with the version that rules from then on."""
+    def promoted(self, days: Floats, ruling: Floats) -> list[tuple[int, int]]:
+        """The weeks of promotions, each with the version that rules from then on.
+
+        ``days`` is what versions are worth as challengers, ``ruling`` what they are worth as champions.
+        """
         ruled = [(0, 0)]
         # A version that is better but not proven so: where its rows begin, how many days it was judged on, how often.
         waiting: tuple[int, int, int, int] | None = None
@@ -130,7 +140,7 @@ class _Policy:
             if waiting is not None and known - waiting[1] >= 2 * waiting[2]:
                 asked.insert(0, (waiting[0], waiting[1], known, waiting[3] + 1))
             for version, begin, end, look in asked:
-                gain, is_proven = self._judged(days, ruled[-1][1], version, begin, end, look)
+                gain, is_proven = self._judged(ruling[ruled[-1][1], begin:end], days[version, begin:end], look)
                 waiting = (version, begin, end - begin, look) if gain > 0 and look < _LOOKS else None
                 if is_proven:
                     ruled.append((week, version))
@@ -138,10 +148,10 @@ class _Policy:
                     break
         return ruled[1:]
 
-    def _judged(self, days: Floats, old: int, new: int, begin: int, end: int, look: int) -> tuple[float, bool]:
+    def _judged(self, old: Floats, new: Floats, look: int) -> tuple[float, bool]:
         """The mean gain of the days, and whether it is proven: half of the error is for the first look."""
-        gains = days[new, begin:end] - days[old, begin:end]
-        gains = gains[gains != 0]  # nothing was measured on these days
+        # Where nothing was measured, or one of them has learnt the day, there is nothing to compare.
+        gains = (new - old)[(new != 0) & (old != 0)]
         if len(gains) < _FEWEST_DAYS:
             return 0.0, False
         error = (1 - self.confidence) / (2 if look == 1 else 2 * (_LOOKS - 1))
@@ -186,15 +196,15 @@ def _rows(job: JobSpec, data: str) -> pa.Table:
     return table.append_column("__day__", pc.cast(pc.floor_temporal(table[job.features.time], unit="day"), pa.date32()))
 
 
-def _daily(job: JobSpec, rows: pa.Table, weeks: list[date], last: date) -> Floats:
-    """The metric of the version of each week on each day from its holdout on; nothing counts before."""
+def _daily(job: JobSpec, rows: pa.Table, weeks: list[date], last: date, held: int) -> Floats:
+    """The metric of the version of each week on each day that it has not learnt; its last ``held`` days are its holdout."""
     frame, truth = engine.to_frame(rows, job.features.columns), rows[job.labels.column].to_numpy()
     day = rows["__day__"].to_numpy()
     first = np.datetime64(weeks[0] - timedelta(days=_HELD))
     found = np.zeros((len(weeks), _HELD + 7 * len(weeks)))
     for number, week in enumerate(weeks):
         # The labels of the last day are not complete yet.
-        cut = np.datetime64(week - timedelta(days=_HELD + _LAG))
+        cut = np.datetime64(week - timedelta(days=held + _LAG))
         estimator = trainers.fit(job, frame[day < cut], truth[day < cut])
         later = np.flatnonzero((day >= max(cut, first)) & (day < np.datetime64(last)))
         made = contest.outcomes(estimator, engine.predict(estimator, frame.iloc[later], job.task), truth[later])
