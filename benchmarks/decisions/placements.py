@@ -5,7 +5,7 @@ and scores the holdout and every later day. A policy with n promotions is n of t
 metric of the version that rules each day. Compared with monthly promotions, whose gain over a frozen champion is 1. Governor and
 window policy play no part. `python -m benchmarks.decisions --only placements` takes four minutes.
 
-The policies: a challenger every so many weeks, promoted when it is proven better on its holdout at a confidence by at least so
+The policies: a challenger every so many weeks, promoted when it is proven better on its 14 held-out days, surely and by so
 much, or at one of two further looks; from several starting dates, because on one of them a policy may be lucky. And the same if
 every model that rules, monthly and frozen ones too, had learnt its holdout at last.
 """
@@ -64,12 +64,11 @@ def measure() -> dict[str, Any]:
         name: {_Policy(*chosen): [] for chosen in product(_EVERY, _CONFIDENCE, _MIN_GAIN)} for name in _RULING
     }
     for start in range(_STARTS):
-        scale = _Scale.of(weeks[start:], days[start:, 7 * start :])
+        scale, again = (_Scale.of(weeks[start:], ruling[start:, 7 * start :]) for ruling in (days, refitted))
         if not start:
             told |= {"frozen": round(scale.frozen, 4), "monthly": round(scale.monthly, 4), "promotions": scale.count}
             told |= {f"{count} promotions": _placed(scale, count) for count in range(1, _MOST + 1)}
-        for name, ruling in zip(_RULING, (days, refitted), strict=True):
-            own = _Scale.of(weeks[start:], ruling[start:, 7 * start :])
+        for name, own in zip(_RULING, (scale, again), strict=True):
             for policy, found in policies[name].items():
                 ruled = policy.promoted(scale.days, own.days)
                 found.append((own.share(ruled), len(ruled) / own.count))
