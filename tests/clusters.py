@@ -96,6 +96,19 @@ class Cluster:
         psutil.wait_procs(found, timeout=30)
         process.wait()
 
+    def client_servers(self) -> set[psutil.Process]:
+        """The processes that the head has started, one for each client from afar."""
+        return {
+            each for each in psutil.Process(self._nodes[HEAD].pid).children(recursive=True) if _serves_a_client(each)
+        }
+
+    def kill_next_client_server(self, known: set[psutil.Process]) -> psutil.Process:
+        """End the first one that is not among those ``known``, as soon as it is there."""
+        _await(lambda: self.client_servers() - known, "the server of a client")
+        process = min(self.client_servers() - known, key=psutil.Process.create_time)
+        process.kill()
+        return process
+
     def stop(self) -> None:
         """End both nodes."""
         for node in list(self._nodes):
@@ -152,6 +165,13 @@ def _is_working(process: psutil.Process) -> bool:
     """Whether a process of Ray works on a batch; one that has ended meanwhile does not."""
     try:
         return "ray::_work" in process.cmdline()[:1]
+    except psutil.Error:
+        return False
+
+
+def _serves_a_client(process: psutil.Process) -> bool:
+    try:
+        return any("specific-server" in part for part in process.cmdline())
     except psutil.Error:
         return False
 

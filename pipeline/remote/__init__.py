@@ -22,7 +22,8 @@ from pipeline.errors import ClusterUnavailable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_STARTING_SECONDS = 60.0
+# Several attempts of the gateway, each of which Ray may take a minute to give up.
+_STARTING_SECONDS = 240.0
 _ENDING_SECONDS = 10.0
 
 

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 # A batch whose worker or node is lost is worked on again so often.
 _RETRIES = 3
 _CONNECT_SECONDS = 10.0
+# The head starts a process for every client from afar, and now and then it dies while it starts (ray-project/ray#63202).
+_ATTEMPTS = 3
 # How often the cluster is looked at while an answer is awaited, and how long it may be away then.
 _LOOK_SECONDS = 2.0
 _AWAY_SECONDS = 20.0
@@ -97,9 +99,9 @@ def _connected(address: str, workers: int | None, digest: str, content: bytes) -
     if silence := _silence(address, _CONNECT_SECONDS):
         raise _unreachable(address, silence)
     try:
-        ray.init(address, log_to_driver=False, configure_logging=False)
+        _init(address)
     except ConnectionError as error:
-        raise _unreachable(address, _first_line(error)) from error
+        raise _unreachable(address, _ends(error)) from error
     except (ray.exceptions.RayError, RuntimeError, ValueError) as error:
         raise TerminalError(
             f"the Ray cluster at {address} refuses us",
@@ -115,6 +117,18 @@ def _connected(address: str, workers: int | None, digest: str, content: bytes) -
         reference = [digest, _versions(), ray.put(content)]
         work = ray.remote(_work).options(num_cpus=1, max_retries=_RETRIES, retry_exceptions=False)
     return lambda question: work.remote(reference, ray.put(question)), workers or min(max(processors, 1), _MOST_WORKERS)
+
+
+def _init(address: str) -> None:
+    import ray
+
+    for left in reversed(range(_ATTEMPTS)):
+        try:
+            ray.init(address, log_to_driver=False, configure_logging=False)
+            return
+        except ConnectionAbortedError:
+            if not left:
+                raise
 
 
 def _submitted(submit: Callable[[bytes], Any], question: bytes) -> Any:
@@ -201,6 +215,12 @@ def _explained(what: str) -> Iterator[None]:
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0]
+
+
+def _ends(error: BaseException) -> str:
+    """Its first line and, where it goes on to quote a traceback, the last one, which says why."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(dict.fromkeys((lines[0], lines[-1])))
 
 
 def _silence(address: str, seconds: float) -> str:

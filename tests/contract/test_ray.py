@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -250,6 +251,14 @@ def test_a_cluster_lost_during_a_partition_is_an_error_that_may_pass(two_nodes, 
         published(runtime, orders, day(10), backend="ray", address=two_nodes.address, workers=2)
     assert nothing_published(orders)
     assert gateways() == []
+
+
+def test_a_server_that_dies_while_ray_starts_it_for_us_is_asked_for_again(cluster):
+    with ThreadPoolExecutor(1) as pool:
+        killed = pool.submit(cluster.kill_next_client_server, cluster.client_servers())
+        found = list(in_order(range(3), abs, lambda item: item, backend="ray", address=cluster.client_address))
+    assert not killed.result().is_running()
+    assert found == [(number, number) for number in range(3)]
 
 
 def test_an_address_where_nothing_answers_is_an_error_that_may_pass():
