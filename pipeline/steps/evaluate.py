@@ -15,7 +15,7 @@ from pipeline.steps import arms, incidents, labels, measure, truth, user_metrics
 from pipeline.verdicts import PerformanceReport, SliceMetric
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
     from typing import Literal
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _OVERDUE, _BROKEN = "Labels are overdue", "Not measurable"
-# Reports whose course a page shows.
+# Reports of earlier intervals that a page shows, and that labels are judged beside.
 _SHOWN = 60
 # A feature with less than this share of the importance explains no loss of performance.
 _NEGLIGIBLE = 0.01
@@ -53,11 +53,14 @@ def evaluate(ctx: JobContext, as_of: datetime, *, quiet: bool = False) -> list[P
     matured = windows.matured_by(ctx.job, as_of)
     known = ctx.ledger.performance_course(ctx.job.name, as_of=as_of, last=maturity.REPORTS)
     curve = maturity.learn(known, settled_before=matured - ctx.job.labels.restate_within)
+    due = _due(ctx, as_of)
+    course = _course(ctx, due[0][0].start, as_of) if due else {}
     reports = []
-    for manifest, earlier in _due(ctx, as_of):
+    for manifest, earlier in due:
         is_quiet = quiet or manifest.quiet
+        before = [course[start] for start in sorted(course) if start < manifest.start][-_SHOWN:]
         try:
-            report = _evaluate(ctx, manifest, as_of, is_quiet, curve, extra)
+            report = _evaluate(ctx, manifest, as_of, is_quiet, curve, extra, before)
         except (ContractViolation, NoData) as error:
             report = _unmeasurable(ctx, manifest, as_of, is_quiet, f"{_BROKEN}: {error}")
         if earlier is not None:
@@ -69,10 +72,11 @@ def evaluate(ctx: JobContext, as_of: datetime, *, quiet: bool = False) -> list[P
         measured = report.n > 0 or report.rows_scored == 0
         if not measured and _is_known(ctx, manifest, report):
             continue
-        _publish(ctx, report)
+        _publish(ctx, report, before)
         ctx.ledger.record_performance(report, manifest if measured else None)
         incidents.follow(ctx, report)
         reports.append(report)
+        course[report.start] = report
     return reports
 
 
@@ -90,7 +94,13 @@ def require_measured(ctx: JobContext, as_of: datetime) -> None:
         raise _overdue_error(ctx, overdue)
 
 
-def _due(ctx: JobContext, as_of: datetime) -> Iterator[tuple[Manifest, PerformanceReport | None]]:
+def _course(ctx: JobContext, first: datetime, as_of: datetime) -> dict[datetime, PerformanceReport]:
+    """The reports by ``as_of`` that those on intervals from ``first`` on are held against, by start."""
+    since = ctx.job.cadence.shift(first, -_SHOWN)
+    return {report.start: report for report in ctx.ledger.performance(ctx.job.name, since=since, as_of=as_of)}
+
+
+def _due(ctx: JobContext, as_of: datetime) -> list[tuple[Manifest, PerformanceReport | None]]:
     """What is to be measured by start, with the earlier report where that had not seen all labels."""
     job, matured = ctx.job, windows.matured_by(ctx.job, as_of)
     found: dict[datetime, tuple[Manifest, PerformanceReport | None]] = {
@@ -102,7 +112,7 @@ def _due(ctx: JobContext, as_of: datetime) -> Iterator[tuple[Manifest, Performan
         earlier = latest.get(manifest.start)
         if manifest.start not in found and earlier is not None and _may_grow(ctx, manifest, earlier, as_of):
             found[manifest.start] = manifest, earlier
-    yield from (found[start] for start in sorted(found))
+    return [found[start] for start in sorted(found)]
 
 
 def _may_grow(ctx: JobContext, manifest: Manifest, earlier: PerformanceReport, as_of: datetime) -> bool:
@@ -130,6 +140,7 @@ def _evaluate(
     quiet: bool,
     curve: Curve,
     extra: Mapping[str, UserMetric],
+    before: Sequence[PerformanceReport],
 ) -> PerformanceReport:
     job = ctx.job
     seen = measure.labelled(ctx, manifest, as_of)
@@ -165,7 +176,7 @@ def _evaluate(
         model_version=manifest.model_version,
         slices=(*slices, *arms.slices(ctx, compared)),
         cause=cause,
-        label=None if shortfall else truth.compare(ctx, model, manifest, seen.table, as_of),
+        label=None if shortfall else truth.compare(ctx, model, manifest, seen.table, before),
         maturity=complete.model_copy(update={"files": seen.files, "pending": seen.pending}),
         arms=compared,
         quiet=quiet,
@@ -213,7 +224,7 @@ def _unmeasurable(ctx: JobContext, manifest: Manifest, as_of: datetime, quiet: b
     )
 
 
-def _publish(ctx: JobContext, report: PerformanceReport) -> None:
+def _publish(ctx: JobContext, report: PerformanceReport, before: Sequence[PerformanceReport]) -> None:
     rows = [
         {
             "job": report.job,
@@ -233,11 +244,8 @@ def _publish(ctx: JobContext, report: PerformanceReport) -> None:
         for batch in table.to_batches():
             staged.write(batch)
         staged.publish(expected_rows=table.num_rows)
-    history = ctx.ledger.performance(ctx.job.name, as_of=report.as_of, last=_SHOWN)
-    earlier = [known for known in history if known.start < report.start]
-    ctx.storage.write_text(
-        ctx.report_uri("performance", ctx.job.interval(report.start)), pages.performance_page(report, earlier)
-    )
+    uri = ctx.report_uri("performance", ctx.job.interval(report.start))
+    ctx.storage.write_text(uri, pages.performance_page(report, before), durable=False)
 
 
 def _overdue_error(ctx: JobContext, overdue: Sequence[PerformanceReport]) -> LabelsOverdue:

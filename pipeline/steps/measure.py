@@ -16,7 +16,7 @@ from pipeline.intervals import format_instant
 from pipeline.job import Column
 from pipeline.metrics import Measured, Outcomes
 from pipeline.policies import METRICS
-from pipeline.steps import labels, plan, user_metrics, validate
+from pipeline.steps import kept, labels, plan, user_metrics, validate
 from pipeline.steps.context import LABEL
 from pipeline.steps.sampling import KeySample
 from pipeline.verdicts import SliceMetric
@@ -34,11 +34,8 @@ if TYPE_CHECKING:
 
 ALL = "all"
 _AS_TEXT = Column(type="category")
-# Levels of partitions with at most so many rows are remembered, and of how many of them.
-_SMALL, _REMEMBERED = 20_000, 32
 # The hashes of some rows, and per column of the slices their levels.
 _Piece = tuple["NDArray[Any]", dict[str, "NDArray[Any]"]]
-_remembered: dict[tuple[Any, ...], list[_Piece]] = {}
 # Slices of one column at most; the rows of rarer levels are measured together.
 _MOST_LEVELS = 100
 
@@ -107,12 +104,17 @@ def _predictions(ctx: JobContext, manifest: Manifest) -> pa.Table:
             got=", ".join(f"sha256 {file.sha256}" for file in files) or "no file",
             next_step=f"pipeline score {job.name} --start {format_instant(manifest.start)} publishes it again",
         )
-    names = [name for name in ctx.inputs.schema(files[0]).names if name != "model_version"]
-    sample = KeySample(job.features.key, job.performance.max_rows, job.model.seed)
-    for batch in ctx.inputs.batches(files, names):
-        sample.add(batch)
-    table = sample.table()
-    return ctx.storage.read(manifest.path, names) if table is None else table
+
+    def read() -> pa.Table:
+        names = [name for name in ctx.inputs.schema(files[0]).names if name != "model_version"]
+        sample = KeySample(job.features.key, job.performance.max_rows, job.model.seed)
+        for batch in ctx.inputs.batches(files, names):
+            sample.add(batch)
+        table = sample.table()
+        return ctx.storage.read(manifest.path, names) if table is None else table
+
+    sampled = (job.features.key, job.performance.max_rows, job.model.seed)
+    return kept.with_small(ctx, manifest, "predictions", read, sampled)
 
 
 def outcomes(ctx: JobContext, joined: pa.Table, model: LoadedModel) -> Outcomes:
@@ -179,18 +181,11 @@ def _slice_levels(ctx: JobContext, manifest: Manifest, joined: pa.Table) -> dict
 
 
 def _pieces(ctx: JobContext, manifest: Manifest, wanted: NDArray[Any]) -> Iterable[_Piece]:
-    """The levels of the interval's rows; of a large one only those of rows with one of the ``wanted`` hashes.
-
-    A small one is remembered for a while: its labels come over days, and it is measured again with each of them.
-    """
-    if manifest.rows_in > _SMALL:
+    """The levels of the interval's rows; of a large one only those of rows with one of the ``wanted`` hashes."""
+    if manifest.rows_in > kept.SMALL:
         return _read_levels(ctx, manifest, wanted)
-    key = (ctx.output, manifest.sha256, ctx.job.performance.slices, tuple(ctx.job.features.columns.items()))
-    if key not in _remembered:
-        while len(_remembered) >= _REMEMBERED:
-            _remembered.pop(next(iter(_remembered)))
-        _remembered[key] = list(_read_levels(ctx, manifest, None))
-    return _remembered[key]
+    read = (ctx.job.performance.slices, tuple(ctx.job.features.columns.items()))
+    return kept.with_small(ctx, manifest, "levels", lambda: list(_read_levels(ctx, manifest, None)), read)
 
 
 def _read_levels(ctx: JobContext, manifest: Manifest, wanted: NDArray[Any] | None) -> Iterator[_Piece]:

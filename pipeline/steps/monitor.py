@@ -262,7 +262,7 @@ def _publish(
     performance = ctx.ledger.performance(ctx.job.name, as_of=report.end, last=_SHOWN)
     page = pages.drift_page(report, distributions, history, performance)
     if report.report_uri and ctx.storage.read_text(report.report_uri) != page:
-        ctx.storage.write_text(report.report_uri, page)
+        ctx.storage.write_text(report.report_uri, page, durable=False)
 
 
 _INSTANT = pa.timestamp("us", "UTC")

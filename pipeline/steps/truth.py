@@ -14,8 +14,7 @@ from pipeline.steps.context import INTERVAL, LABEL
 from pipeline.steps.sampling import KeySample
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from datetime import datetime
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -25,18 +24,20 @@ if TYPE_CHECKING:
     from pipeline.reports import Manifest
     from pipeline.seasons import Season
     from pipeline.steps.context import JobContext
-    from pipeline.verdicts import ColumnDrift
-
-# How far back reports are looked for: some intervals may have had too few labels to be compared.
-_BACK = 10
+    from pipeline.verdicts import ColumnDrift, PerformanceReport
 
 
 def compare(
-    ctx: JobContext, model: LoadedModel, manifest: Manifest, labelled: pa.Table, as_of: datetime
+    ctx: JobContext,
+    model: LoadedModel,
+    manifest: Manifest,
+    labelled: pa.Table,
+    before: Sequence[PerformanceReport],
 ) -> ColumnDrift | None:
     """The labels as a column of the drift report, judged like one: it drifts once it moved in several intervals.
 
-    They are compared with the training labels of the same season. ``None`` when the model travels without labels.
+    They are compared with the training labels of the same season; ``before`` are the reports on earlier intervals, oldest
+    first. ``None`` when the model travels without labels.
     """
     job, policy = ctx.job, ctx.job.drift.model_copy(update={"window": 1, "thresholds": {}})
     if not {LABEL, INTERVAL} <= set(model.reference.column_names) or not labelled.num_rows:
@@ -62,7 +63,7 @@ def compare(
         if labelled.num_rows >= policy.min_rows
         else {},
         natural=known.natural,
-        earlier=[[column] for column in _earlier(ctx, manifest, as_of)],
+        earlier=[[column] for column in _moves(ctx, manifest, before)],
         seed=job.model.seed,
     )
     return found
@@ -106,13 +107,8 @@ def _few(ctx: JobContext, rows: pa.Table) -> pa.Table:
     return sample.table()
 
 
-def _earlier(ctx: JobContext, manifest: Manifest, as_of: datetime) -> list[ColumnDrift]:
-    """The labels of the latest intervals before, oldest first, that were scored by the same model."""
-    policy = ctx.job.drift
-    since = ctx.job.cadence.shift(manifest.start, -_BACK * policy.of_last)
-    found = [
-        report.label
-        for report in ctx.ledger.performance(ctx.job.name, since=since, as_of=as_of)
-        if report.end <= manifest.start and report.model_version == manifest.model_version and report.label is not None
-    ]
-    return found[-(policy.of_last - 1) :] if policy.of_last > 1 else []
+def _moves(ctx: JobContext, manifest: Manifest, before: Sequence[PerformanceReport]) -> list[ColumnDrift]:
+    """What the labels of the latest intervals that were scored by the same model showed, oldest first."""
+    same = [report.label for report in before if report.model_version == manifest.model_version]
+    found = [label for label in same if label is not None]
+    return found[-(ctx.job.drift.of_last - 1) :] if ctx.job.drift.of_last > 1 else []

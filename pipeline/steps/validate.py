@@ -177,7 +177,7 @@ def conclude(
         sample=sample,
     )
     uri = ctx.report_uri("validation", interval)
-    ctx.storage.write_text(uri, html)
+    ctx.storage.write_text(uri, html, durable=False)
     report = ValidationReport(
         job=job.name,
         start=interval.start,

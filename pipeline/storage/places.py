@@ -238,10 +238,10 @@ def replace(staged: Path, final: Path) -> None:
     sync(final.parent)
 
 
-def move(synced: Path, final: Path) -> None:
-    """Move a file that is on the disk to its final name, atomically; new folders are durable, the new name is not yet."""
+def move(staged: Path, final: Path) -> None:
+    """Move a finished file to its final name, atomically; new folders are durable, the file and its new name are not yet."""
     missing = [path for path in (final.parent, *final.parent.parents) if not path.exists()]
     final.parent.mkdir(parents=True, exist_ok=True)
     for path in missing:
         sync(path.parent)
-    synced.replace(final)
+    staged.replace(final)

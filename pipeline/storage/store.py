@@ -16,7 +16,7 @@ from pipeline.failpoints import reach
 from pipeline.storage import parquet
 from pipeline.storage.disk import Disk
 from pipeline.storage.objects import S3, Objects, serves_s3
-from pipeline.storage.places import STAGED, Place, answering, fetched, older, remove_where, replace, temporary
+from pipeline.storage.places import STAGED, Place, answering, fetched, move, older, remove_where, replace, temporary
 from pipeline.storage.staged import UNCHANGED, Staged
 from pipeline.storage.targets import Current, Published, Target
 
@@ -144,11 +144,11 @@ class Storage:
                 return False
             return True
 
-    def write_text(self, uri: str, text: str, *, staging: str | None = None) -> None:
+    def write_text(self, uri: str, text: str, *, staging: str | None = None, durable: bool = True) -> None:
         """Replace a small UTF-8 file (a manifest, an HTML report) as a whole.
 
         ``staging`` is the folder of the unfinished file, on the same file system and swept by `sweep`; by default the file's
-        own, where it would stay if the process died.
+        own, where it would stay if the process died. One that is not ``durable`` may be gone or empty after a power cut.
         """
         place = Place.of(uri)
         with answering(f"writing {uri}", "the file, if there was one, is unchanged"):
@@ -158,7 +158,7 @@ class Storage:
             staged = temporary(Path(Place.of(staging).path) if staging else final.parent, f".{final.name}")
             try:
                 staged.write_bytes(text.encode())
-                replace(staged, final)
+                (replace if durable else move)(staged, final)
             finally:
                 staged.unlink(missing_ok=True)
 
