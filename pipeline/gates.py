@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline import guards, paired
+from pipeline.policies import BOUNDED
 from pipeline.reports import GateDecision
 
 if TYPE_CHECKING:
@@ -45,9 +46,9 @@ def compare(
     a constant, too.
 
     The gain is the difference of the metric, positive when the challenger is better. The challenger wins when the lower
-    bound of the gain at ``policy.confidence`` (one-sided; see `pipeline.paired.compare`) is above 0 and the gain reaches
-    ``policy.min_gain``; with the criterion ``not_inferior``, when the bound is above minus ``policy.margin``. It is kept out
-    when a guard of `pipeline.guards` is not met. Models that predict alike are a tie, and a tie keeps the champion.
+    bound of the gain at ``policy.confidence`` (one-sided; see `pipeline.paired.compare`) is above ``policy.min_gain``; with
+    the criterion ``not_inferior``, when it is above minus ``policy.margin``. It is kept out when a guard of
+    `pipeline.guards` is not met. Models that predict alike are a tie, and a tie keeps the champion.
     """
     n = len(challenger)
     if n < policy.min_labels:
@@ -108,15 +109,13 @@ def _tested(
     test = paired.compare(metric, champion, challenger, day, seed)
     if test is None:
         return insufficient(metric, n, f"the {n} holdout rows cannot tell how sure a difference of {metric} is")
-    low, bar = test.low(policy.confidence), 0.0 if policy.margin is None else -policy.margin
+    low, bar = test.low(policy.confidence), _bar(policy, metric, old)
     is_tie = _alike(champion, challenger)
-    better = low > bar + paired.ROUNDING * abs(old) and gain >= policy.min_gain + bar and not is_tie
-    needed = (
-        f"a bound above {bar:g}{f' and a gain of at least {policy.min_gain:g}' if policy.min_gain else ''} is needed"
-    )
+    better = low > bar + paired.ROUNDING * abs(old) and not is_tie
+    needed = "both predict alike" if is_tie else f"a bound above {bar:.4g} is needed"
     reason = (
         f"{metric} {new:.5g} against {old:.5g} of {against} on the same {n} rows: gain {gain:.4g}, lower "
-        f"{100 * policy.confidence:g}% bound {low:.4g} ({test.name}); {'both predict alike' if is_tie else needed}"
+        f"{100 * policy.confidence:g}% bound {low:.4g} ({test.name}); {needed}"
     )
     return GateDecision(
         outcome="promote" if better else "keep",
@@ -132,6 +131,13 @@ def _tested(
         units=test.units,
         p_value=test.exceeds(bar),
     )
+
+
+def _bar(policy: Promote, metric: MetricName, champion: float) -> float:
+    """What the gain must be proven to exceed, in the metric's own unit."""
+    if policy.margin is not None:
+        return -policy.margin
+    return policy.min_gain if metric in BOUNDED else policy.min_gain * abs(champion)
 
 
 def _alike(champion: Outcomes, challenger: Outcomes) -> bool:

@@ -18,6 +18,7 @@ from scipy.special import stdtrit
 
 from pipeline import paired
 from pipeline.metrics import Outcomes, calibration_bins, measure
+from pipeline.policies import BOUNDED
 from pipeline.reports import Guard, SliceGain
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from pipeline.policies import MetricName
     from pipeline.release import Promote
 
-# Metrics between 0 and 1: a loss of 0.02 means the same whatever the champion's value is.
-_BOUNDED: frozenset[MetricName] = frozenset(("roc_auc", "accuracy", "macro_f1", "brier"))
 # Rows of either class that a slice needs where the metric is roc_auc: the normal distribution is wrong for fewer.
 _FEWEST_OF_CLASS = 5
 _MOST_LEVELS = 100
@@ -135,7 +134,7 @@ def _slice(
 
 def _loss(metric: MetricName, gain: SliceGain) -> float:
     """The loss in the unit of the limit: the metric's own, or for one without an upper end a share of the champion's value."""
-    if metric in _BOUNDED:
+    if metric in BOUNDED:
         return -gain.gain
     return -gain.gain / abs(gain.champion) if gain.champion else math.inf if gain.gain < 0 else 0.0
 

@@ -40,7 +40,8 @@ HIGHER_IS_BETTER: dict[MetricName, bool] = {
     "rmse": False,
     "bias": False,
 }
-
+# Between 0 and 1: a difference of 0.02 means the same whatever the value is.
+BOUNDED: frozenset[MetricName] = frozenset(("roc_auc", "accuracy", "macro_f1", "brier"))
 
 MISSING = "missing:"  # before a column's name: its share of missing values, a signal with a threshold of its own
 

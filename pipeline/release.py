@@ -129,7 +129,10 @@ class Promote(Model):
         default=None, gt=0, description="not_inferior: the loss in the metric's own unit that is still acceptable."
     )
     min_gain: float = Field(
-        default=0.0, ge=0, description="superior: smallest gain in the job's metric that is worth a promotion."
+        default=0.0,
+        ge=0,
+        description="superior: the gain that is worth a promotion; more must be proven. In the metric's own unit where that lies "
+        "between 0 and 1 (roc_auc, accuracy, macro_f1, brier); else (log_loss, mae, rmse) as a share of the champion's value.",
     )
     min_labels: int = Field(default=100, ge=10, description="Labelled holdout rows needed for a decision.")
     max_slice_loss: float = Field(

@@ -48,6 +48,12 @@ class Training:
     is_automatic: bool
     outcome: Literal["promoted", "rejected", "open", "running"]
     learnt_until: datetime | None = None
+    is_routine: bool = False
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it was to answer a change and led to nothing; one by the calendar may well find nothing better."""
+        return self.outcome == "rejected" and self.is_automatic and not self.is_routine
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +97,10 @@ def decide(job: JobSpec, as_of: datetime, known: Known) -> TriggerDecision:
     Only reports on the present champion count; quiet ones (from backfills) and those of intervals that had not ended by
     ``as_of`` never do. A cause needs ``violations`` within ``of_last`` reports, and then lasts until the reports since it
     began say that it has passed. Degradation is named before what is only estimated, that before drift, and all before the
-    schedule. Nothing starts while the latest interval's data is broken (a model would learn the defect), while a rollout or
-    a training is under way or the cooldown since the last one lasts, while the breaker is open, before ``min_new_rows``
-    labelled rows have come since the change began and since the last training - twice as many for each training of this
-    change that led to nothing - over long enough to learn from some and prove it on others
+    schedule, which is asked where a change has to wait. Nothing starts while the latest interval's data is broken (a model
+    would learn the defect), while a rollout or a training is under way or the cooldown since the last one lasts, for a change
+    while the breaker is open, before ``min_new_rows`` labelled rows have come since the change began and since the last
+    training for it - twice as many for each that led to nothing - over long enough to learn from some and prove it on others
     (`pipeline.windows.shortest_since_change`), and beyond the budget. To look again at a challenger costs nothing of these.
     """
     policy = job.retrain
@@ -102,26 +108,22 @@ def decide(job: JobSpec, as_of: datetime, known: Known) -> TriggerDecision:
     if why := _may_be_proven_now(job, as_of, known):
         assert known.unproven is not None
         return TriggerDecision(fire=True, cause="evidence", reason=why, version=known.unproven.version, halted=halted)
-    found, why = _cause(job, as_of, known)
-    if found is None:
+    causes, why = _causes(job, as_of, known)
+    if not causes:
         return TriggerDecision(fire=False, cause="none", reason=why, halted=halted)
-    waiting = (
-        _under_way(policy, as_of, known)
-        or _resting(policy, as_of, known.trainings)
-        or _too_little_is_new(job, known, found)
-        or _over_budget(policy, as_of, known.trainings)
-    )
+    told = [(found, _waiting(job, as_of, known, found)) for found in causes]
+    found, waiting = next((one for one in told if not one[1]), told[0])
     reason = f"{found.reason} {waiting}".rstrip()
     return TriggerDecision(fire=not waiting, cause=found.cause, reason=reason, since=found.since, halted=halted)
 
 
 def rejected_in_a_row(trainings: Sequence[Training]) -> list[Training]:
-    """The trainings since the last promotion that started by themselves and led to nothing, oldest first."""
+    """The trainings since the last promotion that a change started and that led to nothing, oldest first."""
     run: list[Training] = []
     for training in trainings:
         if training.outcome == "promoted":
             run = []
-        elif training.outcome == "rejected" and training.is_automatic:
+        elif training.has_failed:
             run.append(training)
     return run
 
@@ -143,15 +145,25 @@ def _may_be_proven_now(job: JobSpec, as_of: datetime, known: Known) -> str:
     )
 
 
-def _cause(job: JobSpec, as_of: datetime, known: Known) -> tuple[_Found | None, str]:
-    """The cause to train, or why there is none."""
+def _causes(job: JobSpec, as_of: datetime, known: Known) -> tuple[list[_Found], str]:
+    """The causes to train, first what changed and then the calendar; or why there is none."""
     policy = job.retrain
     if not policy.enabled:
-        return None, "Retraining is switched off (retrain.enabled: false)."
+        return [], "Retraining is switched off (retrain.enabled: false)."
     if broken := _broken(as_of, known.drift):
-        return None, f"Nothing is trained on {broken}."
-    found = _violated(job, as_of, known) or _due(job, as_of, known.trainings)
-    return found, "No cause to train: too few violations in the latest intervals."
+        return [], f"Nothing is trained on {broken}."
+    found = (_violated(job, as_of, known), _due(job, as_of, known.trainings))
+    return [one for one in found if one is not None], "No cause to train: too few violations in the latest intervals."
+
+
+def _waiting(job: JobSpec, as_of: datetime, known: Known, found: _Found) -> str:
+    """What the brakes have to say of a cause; empty when none holds."""
+    return (
+        _under_way(job.retrain, as_of, known)
+        or _resting(job.retrain, as_of, known.trainings, found)
+        or _too_little_is_new(job, known, found)
+        or _over_budget(job.retrain, as_of, known.trainings)
+    )
 
 
 def _violated(job: JobSpec, as_of: datetime, known: Known) -> _Found | None:
@@ -306,29 +318,29 @@ def _under_way(policy: Retrain, as_of: datetime, known: Known) -> str:
     return f"Waiting for the cooldown until {format_instant(ready)}." if as_of < ready else ""
 
 
-def _resting(policy: Retrain, as_of: datetime, trainings: Sequence[Training]) -> str:
-    """What the breaker has to say while it is open; empty when it is closed, or lets one training try."""
+def _resting(policy: Retrain, as_of: datetime, trainings: Sequence[Training], found: _Found) -> str:
+    """What the breaker has to say while it is open; empty when it is closed, lets one training try, or nothing changed."""
     run = rejected_in_a_row(trainings)
-    if len(run) < policy.breaker.after:
+    if len(run) < policy.breaker.after or found.cause == "schedule":
         return ""
     until = run[-1].as_of + policy.breaker.rest
     if as_of >= until:
         return ""
     return (
         f"The last {len(run)} trainings led to nothing (retrain.breaker.after is {policy.breaker.after}): none starts by "
-        f"itself until {format_instant(until)}."
+        f"itself for a change until {format_instant(until)}."
     )
 
 
 def _too_little_is_new(job: JobSpec, known: Known, found: _Found) -> str:
     """What is missing of the labelled rows from which the change could be learnt; empty when there are enough."""
     since = found.since
-    trained = [t for t in known.trainings if since is None or t.as_of > since]
+    trained = [t for t in known.trainings if since is None or (t.as_of > since and not t.is_routine)]
     learnt = max((t.learnt_until for t in trained if t.learnt_until is not None), default=None)
     begin = max((moment for moment in (since, learnt) if moment is not None), default=None)
     labelled = {start: rows for start, rows in known.labelled.items() if rows and (since is None or start >= since)}
     fresh = {start: rows for start, rows in labelled.items() if begin is None or start >= begin}
-    rejected = 0 if since is None else sum(t.outcome == "rejected" and t.is_automatic for t in trained)
+    rejected = 0 if since is None else sum(t.has_failed for t in trained)
     wanted = _rows_wanted(job) * 2**rejected
     # What is due by the calendar alone is proven on what every training is proven on.
     stretch = timedelta(0) if since is None else windows.shortest_since_change(job)

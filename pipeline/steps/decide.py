@@ -114,6 +114,7 @@ def _trainings(ctx: JobContext, as_of: datetime) -> list[Training]:
         found[record.at] = Training(
             record.at,
             is_automatic=record.details["cause"] not in _BY_HAND,
+            is_routine=record.details["cause"] == "schedule",
             outcome="rejected" if version in withdrawn else "promoted" if version in ruled else outcome,
             learnt_until=model.holdout_end if model else None,
         )

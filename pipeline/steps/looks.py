@@ -42,7 +42,7 @@ def unproven(ctx: JobContext, as_of: datetime, champion: int, trainings: Sequenc
     last = seen[-1].details
     unmet = {guard["name"] for guard in last["guards"] if not guard["is_met"]}
     # An earlier release did not say what it had compared them on.
-    if "begin" not in last or last["gain"] <= 0 or unmet - _PROOFS:
+    if "begin" not in last or last["gain"] <= (last["bar"] or 0.0) or unmet - _PROOFS:
         return None
     span = Interval(parse_instant(last["begin"]), parse_instant(last["end"]))
     return Unproven(trained.model.version, last["gain"], span, len(seen))

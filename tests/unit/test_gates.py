@@ -156,16 +156,22 @@ def test_a_rare_class_is_judged_on_the_days_that_have_it(rng: np.random.Generato
     assert alone.outcome == "insufficient_data"
 
 
-def test_a_proven_gain_below_min_gain_keeps_the_champion(rng: np.random.Generator) -> None:
-    pair = rivals("regression", rng, advantage=0.8)
-    free = judged(*pair)
+@pytest.mark.parametrize(("task", "metric"), [("regression", "mae"), ("binary", "roc_auc")])
+def test_no_more_than_min_gain_proven_keeps_the_champion(
+    task: Task, metric: MetricName, rng: np.random.Generator
+) -> None:
+    pair = rivals(task, rng, advantage=0.8)
+    free = judged(*pair, metric=metric)
     assert free.outcome == "promote"
-    assert free.gain is not None
-    assert judged(*pair, min_gain=free.gain).outcome == "promote"
-    strict = judged(*pair, min_gain=free.gain * 1.001)
+    assert free.low is not None
+    assert free.champion is not None
+    proven = free.low / (free.champion if metric == "mae" else 1.0)
+    assert judged(*pair, metric=metric, min_gain=proven * 0.999).outcome == "promote"
+    strict = judged(*pair, metric=metric, min_gain=proven * 1.001)
     assert strict.outcome == "keep"
     assert strict.low == free.low
-    assert "a gain of at least" in strict.reason
+    assert strict.bar == pytest.approx(free.low * 1.001)
+    assert f"a bound above {strict.bar:.4g} is needed" in strict.reason
 
 
 def test_more_confidence_asks_for_more(rng: np.random.Generator) -> None:

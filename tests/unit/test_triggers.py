@@ -113,9 +113,14 @@ def decided(
 
 
 def trained(
-    as_of: datetime, outcome: str = "promoted", *, is_automatic: bool = True, learnt_until: datetime | None = None
+    as_of: datetime,
+    outcome: str = "promoted",
+    *,
+    is_automatic: bool = True,
+    learnt_until: datetime | None = None,
+    is_routine: bool = False,
 ) -> Training:
-    return Training(as_of, is_automatic, outcome, learnt_until or as_of)
+    return Training(as_of, is_automatic, outcome, learnt_until or as_of, is_routine)
 
 
 @pytest.mark.parametrize(
@@ -422,13 +427,43 @@ def test_the_breaker_opens_after_trainings_that_led_to_nothing_and_a_promotion_c
     opened = decided(policy, trainings=failed, **bad)
     assert (opened.fire, opened.halted) == (False, True)
     assert opened.reason.endswith(
-        "The last 2 trainings led to nothing (retrain.breaker.after is 2): none starts by itself until 2026-03-26T00:00:00Z."
+        "The last 2 trainings led to nothing (retrain.breaker.after is 2): none starts by itself for a change until "
+        "2026-03-26T00:00:00Z."
     )
     assert not decided(policy, trainings=failed[:2], **bad).halted
     quiet = decided(policy, trainings=failed, drift=drifts("s" * 10))
     assert (quiet.fire, quiet.cause, quiet.halted) == (False, "none", True)
     healed = decided(policy, trainings=[*failed, trained(FIRST - 4 * DAY, is_automatic=False)], **bad)
     assert (healed.fire, healed.halted) == (True, False)
+
+
+def test_trainings_by_the_calendar_that_find_nothing_better_do_not_open_the_breaker() -> None:
+    policy = Retrain(**EAGER, breaker=Breaker(after=2, rest=30 * DAY), budget=Budget(week=9, month=9))
+    routine = [trained(FIRST - day * DAY, "rejected", is_routine=True) for day in (20, 15, 10, 5)]
+    found = decided(policy, trainings=routine, drift=drifts("d" * 10))
+    assert (found.fire, found.cause, found.halted) == (True, "drift", False)
+
+
+def test_where_a_change_has_to_wait_what_is_due_by_the_calendar_is_trained() -> None:
+    policy = Retrain(**EAGER, every=7 * DAY, breaker=Breaker(after=1, rest=30 * DAY))
+    failed = [trained(LONG_AGO), trained(TODAY - 7 * DAY, "rejected")]
+    found = decided(policy, trainings=failed, drift=drifts("d" * 10))
+    assert (found.fire, found.cause, found.halted) == (True, "schedule", True)
+    rested = decided(policy.model_copy(update={"every": None}), trainings=failed, drift=drifts("d" * 10))
+    assert (rested.fire, rested.cause) == (False, "drift")
+    # Nor does it wait for the labels that a change is proven on.
+    early = decided(
+        policy.model_copy(update={"holdout": 30 * DAY}), trainings=[trained(LONG_AGO)], drift=drifts("d" * 10)
+    )
+    assert (early.fire, early.cause) == (True, "schedule")
+
+
+def test_a_training_by_the_calendar_has_not_answered_a_change() -> None:
+    policy = Retrain(**{**EAGER, "min_new_rows": 5_000})
+    for is_routine in (True, False):
+        between = trained(TODAY - 2 * DAY, "rejected", learnt_until=TODAY - 2 * DAY, is_routine=is_routine)
+        found = decided(policy, trainings=[trained(LONG_AGO), between], drift=drifts("d" * 10))
+        assert (found.fire, found.cause) == (is_routine, "drift")
 
 
 def test_after_its_rest_an_open_breaker_lets_one_training_try() -> None:
