@@ -2,12 +2,13 @@
 
 A challenger is trained at the start of every week, as the example job trains on all that is known by then without its holdout,
 and scores the holdout and every later day. A policy with n promotions is n of these weeks; what it is worth is the mean daily
-metric of the version that rules each day. Compared with monthly promotions, whose gain over a frozen champion is 1. Governor and
-window policy play no part. `python -m benchmarks.decisions --only placements` takes four minutes.
+metric of the version that rules each day. Compared with monthly promotions of models with the same holdout, whose gain over a
+frozen champion is 1. Governor and window policy play no part. `python -m benchmarks.decisions --only placements` takes three
+minutes.
 
-The policies: a challenger every so many weeks, promoted when it is proven better on its 14 held-out days, surely and by so
-much, or at one of two further looks; from several starting dates, because on one of them a policy may be lucky. And the same if
-every model that rules, monthly and frozen ones too, had learnt its holdout at last.
+The policies: a challenger every so many weeks, promoted when it is proven better by so much on its held-out days (one to four
+weeks of them), or at one of two further looks; from several starting dates, because on one of them a policy may be lucky. And
+the same if every model that rules, monthly and frozen ones too, had learnt its holdout at last.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ _NAME = "flights"
 _MOST = 3
 _WEEK = timedelta(days=7)
 _BAR, _MOST_PROMOTIONS = 0.9, 1 / 3
-_HELD, _LAG = 14, 1
-_EVERY, _CONFIDENCE, _MIN_GAIN = (1, 2, 4, 6, 8, 12), (0.9, 0.95, 0.99), (0.0, 0.01, 0.02)
+# The lengths of the holdout, in whole weeks, so that one week's challenger is another's with a longer one; the example's.
+_HOLDOUTS, _HELD, _LAG = (7, 14, 21, 28), 14, 1
+_EVERY, _CONFIDENCE, _MIN_GAIN = (1, 2, 4, 6, 8, 12), (0.9, 0.95, 0.99), (0.0, 0.005, 0.01, 0.015)
 # What rules: the version that was judged, or the same fitted again on its holdout too - which nothing has judged.
 _RULING = ("policies", "policies with the holdout learnt at last")
 _STARTS, _LOOKS, _FEWEST_DAYS = 4, 3, 7
@@ -57,52 +59,60 @@ def measure() -> dict[str, Any]:
     _, data, begin, end = next(one for one in SETS if one[0] == _NAME)
     first, last = date.fromisoformat(begin), date.fromisoformat(end)
     weeks = [first + number * _WEEK for number in range((last - first) // _WEEK)]
-    rows = _rows(job, data)
-    days, refitted = (_daily(job, rows, weeks, last, held) for held in (_HELD, 0))
+    versions = _versions(job, _rows(job, data), weeks, last)
     told: dict[str, Any] = {}
     policies: dict[str, dict[_Policy, list[tuple[float, float]]]] = {
-        name: {_Policy(*chosen): [] for chosen in product(_EVERY, _CONFIDENCE, _MIN_GAIN)} for name in _RULING
+        name: {_Policy(*chosen): [] for chosen in product(_HOLDOUTS, _EVERY, _CONFIDENCE, _MIN_GAIN)}
+        for name in _RULING
     }
-    for start in range(_STARTS):
-        scale, again = (_Scale.of(weeks[start:], ruling[start:, 7 * start :]) for ruling in (days, refitted))
-        if not start:
+    for start, held in product(range(_STARTS), _HOLDOUTS):
+        scale, again = (_Scale.of(versions, weeks[start:], start, held, learnt) for learnt in (0, held))
+        if not start and held == _HELD:
             told |= {"frozen": round(scale.frozen, 4), "monthly": round(scale.monthly, 4), "promotions": scale.count}
             told |= {f"{count} promotions": _placed(scale, count) for count in range(1, _MOST + 1)}
         for name, own in zip(_RULING, (scale, again), strict=True):
             for policy, found in policies[name].items():
-                ruled = policy.promoted(scale.days, own.days)
-                found.append((own.share(ruled), len(ruled) / own.count))
-    return {**told, **{name: _summary(found) for name, found in policies.items()}}
+                if policy.held == held:
+                    ruled = policy.promoted(scale.days, own.days)
+                    found.append((own.share(ruled), len(ruled) / own.count))
+    return {**told, **{name: _by_holdout(found) for name, found in policies.items()}}
 
 
 @dataclass(frozen=True)
 class _Scale:
-    """The daily metric of the version of each week, from its holdout on, and what it is measured by."""
+    """The daily metric of the version of each week, from the first one's holdout on, and what it is measured by."""
 
     days: Floats
+    held: int
     frozen: float
     monthly: float
     count: int
 
     @classmethod
-    def of(cls, weeks: list[date], days: Floats) -> _Scale:
-        """With a champion of the first week that stays, and a promotion in every later month."""
+    def of(cls, versions: Floats, weeks: list[date], start: int, held: int, learnt: int) -> _Scale:
+        """With a champion of the first week that stays, and a promotion in every later month.
+
+        Of its ``held`` days each version has ``learnt`` so many at last.
+        """
         first = weeks[0]
         ends = [date(first.year, month, 1) for month in range(first.month + 1, 13)]
         months = sorted({_nearest(weeks, day) for day in ends} - {0})
-        return cls(days, _mean(days, []), _mean(days, [(week, week) for week in months]), len(months))
+        oldest = start + (max(_HOLDOUTS) - held + learnt) // 7
+        days = versions[oldest : oldest + len(weeks), max(_HOLDOUTS) - held + 7 * start :]
+        frozen, monthly = (_mean(days, held, ruled) for ruled in ([], [(week, week) for week in months]))
+        return cls(days, held, frozen, monthly, len(months))
 
     def share(self, ruled: Sequence[tuple[int, int]]) -> float:
         """The share of the gain of monthly promotions that these keep (see `_mean`)."""
-        return (_mean(self.days, ruled) - self.frozen) / (self.monthly - self.frozen)
+        return (_mean(self.days, self.held, ruled) - self.frozen) / (self.monthly - self.frozen)
 
 
-def _mean(days: Floats, ruled: Sequence[tuple[int, int]]) -> float:
+def _mean(days: Floats, held: int, ruled: Sequence[tuple[int, int]]) -> float:
     """The mean daily metric where from each of these weeks on the version with it rules; before, that of the first week."""
     weeks = len(days)
     begun, ended = [(0, 0), *ruled], [*(week for week, _ in ruled), weeks]
     spans = ((version, week, until) for (week, version), until in zip(begun, ended, strict=True))
-    return sum(float(days[v, _HELD + 7 * w : _HELD + 7 * until].sum()) for v, w, until in spans) / (7 * weeks)
+    return sum(float(days[v, held + 7 * w : held + 7 * until].sum()) for v, w, until in spans) / (7 * weeks)
 
 
 def _placed(scale: _Scale, count: int) -> dict[str, Any]:
@@ -119,8 +129,9 @@ def _placed(scale: _Scale, count: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Policy:
-    """A challenger every so many weeks, which must be better at this confidence and by at least so much."""
+    """A challenger every so many weeks, which must be proven at this confidence to be better by so much."""
 
+    held: int
     every: int
     confidence: float
     min_gain: float
@@ -134,13 +145,13 @@ class _Policy:
         # A version that is better but not proven so: where its rows begin, how many days it was judged on, how often.
         waiting: tuple[int, int, int, int] | None = None
         for week in range(1, len(days)):
-            known = _HELD + 7 * week - _LAG
-            asked = [(week, known - _HELD, known, 1)] if week % self.every == 0 else []
+            known = self.held + 7 * week - _LAG
+            asked = [(week, known - self.held, known, 1)] if week % self.every == 0 else []
             if waiting is not None and known - waiting[1] >= 2 * waiting[2]:
                 asked.insert(0, (waiting[0], waiting[1], known, waiting[3] + 1))
             for version, begin, end, look in asked:
                 gain, is_proven = self._judged(ruling[ruled[-1][1], begin:end], days[version, begin:end], look)
-                waiting = (version, begin, end - begin, look) if gain > 0 and look < _LOOKS else None
+                waiting = (version, begin, end - begin, look) if gain > self.min_gain and look < _LOOKS else None
                 if is_proven:
                     ruled.append((week, version))
                     waiting = None
@@ -156,7 +167,14 @@ class _Policy:
         error = (1 - self.confidence) / (2 if look == 1 else 2 * (_LOOKS - 1))
         reach = float(stdtrit(len(gains) - 1, 1 - error) * np.std(gains, ddof=1) / len(gains) ** 0.5)
         mean = float(gains.mean())
-        return mean, mean > max(reach, self.min_gain)
+        return mean, mean - reach > self.min_gain
+
+
+def _by_holdout(found: Mapping[_Policy, list[tuple[float, float]]]) -> dict[str, Any]:
+    return {
+        f"holdout of {held} days": _summary({policy: runs for policy, runs in found.items() if policy.held == held})
+        for held in _HOLDOUTS
+    }
 
 
 def _summary(found: Mapping[_Policy, list[tuple[float, float]]]) -> dict[str, Any]:
@@ -195,20 +213,25 @@ def _rows(job: JobSpec, data: str) -> pa.Table:
     return table.append_column("__day__", pc.cast(pc.floor_temporal(table[job.features.time], unit="day"), pa.date32()))
 
 
-def _daily(job: JobSpec, rows: pa.Table, weeks: list[date], last: date, held: int) -> Floats:
-    """The metric of the version of each week on each day that it has not learnt; its last ``held`` days are its holdout."""
+def _versions(job: JobSpec, rows: pa.Table, weeks: list[date], last: date) -> Floats:
+    """The metric of a version of each week on each day that it has not learnt, from the longest holdout before the first on.
+
+    The first version is that of the first week with the longest holdout, the last that of the last week without any.
+    """
     frame, truth = engine.to_frame(rows, job.features.columns), rows[job.labels.column].to_numpy()
     day = rows["__day__"].to_numpy()
-    first = np.datetime64(weeks[0] - timedelta(days=_HELD))
-    found = np.zeros((len(weeks), _HELD + 7 * len(weeks)))
-    for number, week in enumerate(weeks):
+    longest = timedelta(days=max(_HOLDOUTS))
+    first = weeks[0] - longest
+    cuts = [first + number * _WEEK for number in range(len(weeks) + longest // _WEEK)]
+    found = np.zeros((len(cuts), longest.days + 7 * len(weeks)))
+    for number, until in enumerate(cuts):
         # The labels of the last day are not complete yet.
-        cut = np.datetime64(week - timedelta(days=held + _LAG))
+        cut = np.datetime64(until - timedelta(days=_LAG))
         estimator = trainers.fit(job, frame[day < cut], truth[day < cut])
-        later = np.flatnonzero((day >= max(cut, first)) & (day < np.datetime64(last)))
+        later = np.flatnonzero((day >= max(cut, np.datetime64(first))) & (day < np.datetime64(last)))
         made = contest.outcomes(estimator, engine.predict(estimator, frame.iloc[later], job.task), truth[later])
         for place in range(found.shape[1]):
-            own = day[later] == first + place
+            own = day[later] == np.datetime64(first) + place
             if own.any():
                 found[number, place] = metrics.evaluator(job.metric, made.take(own))(np.ones(np.count_nonzero(own)))
     # A day on which nothing can be measured counts for no version.

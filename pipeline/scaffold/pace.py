@@ -37,7 +37,7 @@ class Pace:
             return cls(4, 365 * _DAY, 56 * _DAY, 28 * _DAY, 30 * _DAY, 3, 5)
         per_day = {"d": 7, "h": 24, "m": 24 * 60}[cadence.unit] // cadence.count
         window = min(per_day, _LONGEST_DRIFT_WINDOW)
-        return cls(window, 60 * _DAY, 14 * _DAY, 14 * _DAY, 30 * _DAY, 3, 5)
+        return cls(window, 60 * _DAY, 10 * _DAY, 7 * _DAY, 30 * _DAY, 3, 5)
 
 
 def length(cadence: Cadence) -> timedelta:

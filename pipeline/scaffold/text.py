@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from pipeline.intervals import format_instant
-from pipeline.policies import DECIDING
+from pipeline.policies import BOUNDED, DECIDING
 from pipeline.scaffold.columns import Feature, LeftOut
 from pipeline.scaffold.pace import Pace, iso, reachable
 
@@ -20,10 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime, timedelta
 
+    from pipeline.policies import Task
     from pipeline.scaffold.request import Request
 
 # Rows that tell a shift of a tenth of a standard deviation from chance.
 _ROWS_OF_A_WINDOW = 500
+# What a promotion is worth by default, in the unit of promote.min_gain: it keeps two thirds of the promotions away that a
+# challenger proven better at all would win, and a tenth of the gain (docs/results.md).
+_WORTH: dict[Task, float] = {"binary": 0.01, "multiclass": 0.02, "regression": 0.1}
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 
 
@@ -58,7 +62,7 @@ def job_file(request: Request, findings: Findings) -> str:
         _drift(request, findings),
         _performance(request, findings),
         _retrain(findings),
-        _promote(findings),
+        _promote(request, findings),
         _engine(),
         _output(),
     )
@@ -216,20 +220,24 @@ retrain:
   violations: {pace.violations}  # intervals that drifted or degraded ...
   of_last: {pace.of_last}  # ... among this many latest ones
   cooldown: {iso(pace.cooldown)}  # shortest time between two trainings
-  growth: 1.5  # also train when there is so many times as much to learn from as the last training had; the gate decides
+  growth: 1.1  # also train when there is so many times as much to learn from as the last training had; the gate decides
   window: {iso(pace.training)}  # labelled history that is used
   holdout: {iso(pace.holdout)}  # its latest part: never trained on, champion and challenger are compared there
   min_rows: {reachable(expected, 200, 10)}  # labelled rows needed to train
 """
 
 
-def _promote(findings: Findings) -> str:
+def _promote(request: Request, findings: Findings) -> str:
     expected = findings.labelled * findings.intervals_per_holdout
+    unit = (
+        f"in {metric}" if (metric := DECIDING[request.task][0]) in BOUNDED else f"as a share of the champion's {metric}"
+    )
     return f"""
 # When a challenger replaces the champion. dry_run is the cautious choice: it compares and records, and moves nothing.
 promote:
   mode: enabled
-  confidence: 0.99  # that the challenger is better on the holdout; at 0.95 one in twenty that are no better would pass
+  confidence: 0.95  # that on the holdout the challenger is better by more than ...
+  min_gain: {_WORTH[request.task]:g}  # ... so much ({unit}): a smaller gain is not worth a promotion
   min_labels: {reachable(expected, 100, 10)}  # labelled holdout rows needed for a decision
 """
 

@@ -402,7 +402,7 @@ def test_minimum_rows_can_be_reached_by_small_intervals(lake):
     half = pa.array([value if index % 2 else None for index, value in enumerate(table["label"].to_pylist())])
     job = lake.job(table.set_column(table.column_names.index("label"), "label", half))
     assert (job.drift.min_rows, job.performance.min_labels) == (42, 3)
-    assert (job.retrain.min_rows, job.promote.min_labels) == (180, 42)
+    assert (job.retrain.min_rows, job.promote.min_labels) == (180, 30)
 
 
 def test_rows_of_all_files_of_a_folder_count(lake, tmp_path):
