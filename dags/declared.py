@@ -83,11 +83,12 @@ def dags_of(file: str) -> dict[str, Any]:
     job = jobfile.load(Path(file))
     jobfile.find(job.name, Path(file).parent)
     wanted = get_parsing_context().dag_id
-    named = {f"{job.name}__{kind}": maker for kind, maker in _MAKERS.items() if kind != "approve" or _asks(job)}
+    named = {f"{job.name}__{kind}": maker for kind, maker in _MAKERS.items() if kind != "approve" or asks(job)}
     return {dag_id: _maker(*maker)(job) for dag_id, maker in named.items() if wanted in (None, dag_id)}
 
 
-def _asks(job: JobSpec) -> bool:
+def asks(job: JobSpec) -> bool:
+    """Whether a person has the last word on a promotion, so that the job has a DAG ``approve``."""
     return job.promote.approval.required
 
 

@@ -107,5 +107,5 @@ def approval_dag(job: JobSpec):
 
 for spec in declared.jobs():
     globals()[f"{spec.name}__retrain"] = retraining_dag(spec)
-    if spec.promote.approval.required:
+    if declared.asks(spec):
         globals()[f"{spec.name}__approve"] = approval_dag(spec)

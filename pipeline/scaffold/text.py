@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 
 # Rows that tell a shift of a tenth of a standard deviation from chance.
 _ROWS_OF_A_WINDOW = 500
-# What a promotion is worth by default, in the unit of promote.min_gain: it keeps two thirds of the promotions away that a
-# challenger proven better at all would win, and a tenth of the gain (docs/results.md).
-_WORTH: dict[Task, float] = {"binary": 0.01, "multiclass": 0.02, "regression": 0.1}
+# What a promotion is worth by default, in the unit of promote.min_gain (see docs/decisions.md).
+_WORTH: dict[Task, float] = {"binary": 0.01, "multiclass": 0.02, "regression": 0.15}
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 
 
