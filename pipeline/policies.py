@@ -259,13 +259,13 @@ class Budget(Model):
 
 
 class Breaker(Model):
-    """When trainings stop starting by themselves because they lead to nothing."""
+    """When changes no longer start trainings, because those lead to nothing; by the calendar there are still some."""
 
-    after: int = Field(default=3, ge=1, description="Trainings in a row whose challenger was not promoted.")
+    after: int = Field(default=3, ge=1, description="Trainings for a change in a row whose challenger was not promoted.")
     rest: timedelta = Field(
         default=timedelta(days=60),
         gt=timedelta(0),
-        description="So long nothing is trained then; afterwards one training may try. A promotion ends it at once.",
+        description="So long no change starts a training then; afterwards one may try. A promotion ends it at once.",
     )
 
 

@@ -138,7 +138,7 @@ class Registry:
     def champion(self, name: str) -> int | None:
         """The version behind the alias ``champion``; ``None`` when the model or the alias does not exist."""
         with self._asking(f"read the champion of model {name!r}"):
-            # All that there is to know of a model costs more with every version. Why this may fail, that tells.
+            # The whole of a model takes longer with every version; it is asked for only to tell why there is none.
             with suppress(MlflowException):
                 return int(self._client.get_model_version_by_alias(name, CHAMPION).version)
             try:
