@@ -2,7 +2,8 @@
 
 A running Airflow (the one of the demo) scores one day of a thousand simulated rows after the other, each in a run of its own. Its
 parts are read from its database and from the task's log; medians go to ``benchmarks/out/one_run.json``. A replay of such days
-does all that the DAGs do for each: score, monitor, evaluate, decide.
+does all that the DAGs do for each: score, monitor, evaluate, decide. How fast the machine is at the time, scikit-learn tells: the
+seconds that it takes for 2 million rows in memory (`benchmarks.throughput`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import json
 import sqlite3
 import statistics
+import subprocess
 import sys
 import tempfile
 from datetime import UTC, datetime, timedelta
@@ -79,6 +81,18 @@ def replayed(days: int, rows: int) -> dict[str, float]:
     return found
 
 
+def reference() -> float:
+    """Seconds that `predict_proba` of the reference pipeline takes for 2 million rows in memory, the better of two times."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out.json"
+        asked = ("--rows", "2000000", "--models", "gradient_boosting", "--only", "in_memory", "--repeats", "2")
+        program = [sys.executable, "-m", "benchmarks.throughput", *asked, "--folder", folder, "--out", str(out)]
+        subprocess.run(program, cwd=replays.REPOSITORY, check=True, stdout=subprocess.DEVNULL)
+        (measured,) = json.loads(out.read_text())["models"]["gradient_boosting"]
+    best: float = measured["contenders"]["in_memory"]["best"]
+    return best
+
+
 def _parts(airflow_home: Path, dag_id: str, run_id: str, began: datetime) -> dict[str, float]:
     """Seconds of each part of one run; the function publishes as the last thing it does but its records."""
     with sqlite3.connect(airflow_home / "airflow.db") as database:
@@ -126,7 +140,12 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=1_000)
     options = parser.parse_args()
     replay = {"columns": len(jobfile.load(DEMO_JOB).features.columns), **replayed(_REPLAYED, options.rows)}
-    found = json.dumps({"replay": replay, "Airflow run": measure(options.runs, options.rows)}, indent=2)
+    measured = {
+        "replay": replay,
+        "scikit-learn, 2 million rows": reference(),
+        "Airflow run": measure(options.runs, options.rows),
+    }
+    found = json.dumps(measured, indent=2)
     _OUT.parent.mkdir(parents=True, exist_ok=True)
     _OUT.write_text(found + "\n")
     print(found)

@@ -261,7 +261,9 @@ class Budget(Model):
 class Breaker(Model):
     """When changes no longer start trainings, because those lead to nothing; by the calendar there are still some."""
 
-    after: int = Field(default=3, ge=1, description="Trainings for a change in a row whose challenger was not promoted.")
+    after: int = Field(
+        default=3, ge=1, description="Trainings for a change in a row whose challenger was not promoted."
+    )
     rest: timedelta = Field(
         default=timedelta(days=60),
         gt=timedelta(0),

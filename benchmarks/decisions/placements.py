@@ -42,7 +42,8 @@ _NAME = "flights"
 _MOST = 3
 _WEEK = timedelta(days=7)
 _BAR, _MOST_PROMOTIONS = 0.9, 1 / 3
-# The lengths of the holdout, in whole weeks, so that one week's challenger is another's with a longer one; the example's.
+# The lengths of the holdout, in whole weeks, so that one week's challenger is another's with a longer one; the one by
+# which placements in hindsight are told; and the days until labels are complete.
 _HOLDOUTS, _HELD, _LAG = (7, 14, 21, 28), 14, 1
 _EVERY, _CONFIDENCE, _MIN_GAIN = (1, 2, 4, 6, 8, 12), (0.9, 0.95, 0.99), (0.0, 0.005, 0.01, 0.015)
 # What rules: the version that was judged, or the same fitted again on its holdout too - which nothing has judged.

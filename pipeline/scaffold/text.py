@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # Rows that tell a shift of a tenth of a standard deviation from chance.
 _ROWS_OF_A_WINDOW = 500
 # What a promotion is worth by default, in the unit of promote.min_gain (see docs/decisions.md).
-_WORTH: dict[Task, float] = {"binary": 0.01, "multiclass": 0.02, "regression": 0.15}
+_WORTH: dict[Task, float] = {"binary": 0.01, "multiclass": 0.02, "regression": 0.2}
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 
 
