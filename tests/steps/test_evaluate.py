@@ -14,7 +14,7 @@ import pytest
 
 from pipeline import cli
 from pipeline.errors import ContractViolation, InvalidJob, LabelsOverdue
-from pipeline.steps import measure
+from pipeline.steps import kept
 from pipeline.verdicts import ColumnDrift, DriftReport, Fault
 
 if TYPE_CHECKING:
@@ -151,11 +151,11 @@ def test_a_report_holds_the_interval_of_its_metric_and_of_every_slice(runtime, s
     assert table["low"].to_pylist()[0] == report.low
 
 
-@pytest.mark.parametrize("small", [measure._SMALL, 0], ids=["remembered", "read again"])
+@pytest.mark.parametrize("small", [kept.SMALL, 0], ids=["remembered", "read again"])
 def test_slices_of_an_interval_that_is_measured_again_hold_the_rows_of_all_labels(
     runtime, scored, world, day, monkeypatch, small
 ):
-    monkeypatch.setattr(measure, "_SMALL", small)
+    monkeypatch.setattr(kept, "SMALL", small)
     world.rewrite(10, arriving((200, day(11)), (100, day(14))), labels=True)
     job = scored(performance={"slices": ["country"]})
     counted = pc.value_counts(pq.read_table(world.features(10), partitioning=None)["country"]).to_pylist()
