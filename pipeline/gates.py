@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline import guards, paired
-from pipeline.policies import BOUNDED
 from pipeline.reports import GateDecision
 
 if TYPE_CHECKING:
@@ -137,7 +136,7 @@ def _bar(policy: Promote, metric: MetricName, champion: float) -> float:
     """What the gain must be proven to exceed, in the metric's own unit."""
     if policy.margin is not None:
         return -policy.margin
-    return policy.min_gain if metric in BOUNDED else policy.min_gain * abs(champion)
+    return policy.min_gain * guards.unit(metric, champion)
 
 
 def _alike(champion: Outcomes, challenger: Outcomes) -> bool:

@@ -132,11 +132,14 @@ def _slice(
         )
 
 
+def unit(metric: MetricName, champion: float) -> float:
+    """What limits on gains and losses are counted in: 1, or for a metric without an upper end the champion's value."""
+    return 1.0 if metric in BOUNDED else abs(champion)
+
+
 def _loss(metric: MetricName, gain: SliceGain) -> float:
-    """The loss in the unit of the limit: the metric's own, or for one without an upper end a share of the champion's value."""
-    if metric in BOUNDED:
-        return -gain.gain
-    return -gain.gain / abs(gain.champion) if gain.champion else math.inf if gain.gain < 0 else 0.0
+    counted = unit(metric, gain.champion)
+    return -gain.gain / counted if counted else math.inf if gain.gain < 0 else 0.0
 
 
 def _slice_guard(policy: Promote, metric: MetricName, told: Sequence[SliceGain]) -> Guard:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     _Report = DriftReport | PerformanceReport
 Cause = Literal["degradation", "estimate", "drift", "schedule"]
+Starter = Literal["person", "calendar", "change"]
 
 _NAMED: dict[Cause, str] = {"degradation": "Degradation", "estimate": "Estimated degradation", "drift": "Drift"}
 # A training that did not end within so long was lost with its process, unless the cooldown is longer.
@@ -45,15 +46,14 @@ class Training:
     """One earlier training and what became of it."""
 
     as_of: datetime
-    is_automatic: bool
+    started_by: Starter
     outcome: Literal["promoted", "rejected", "open", "running"]
     learnt_until: datetime | None = None
-    is_routine: bool = False
 
     @property
     def has_failed(self) -> bool:
         """Whether it was to answer a change and led to nothing; one by the calendar may well find nothing better."""
-        return self.outcome == "rejected" and self.is_automatic and not self.is_routine
+        return self.outcome == "rejected" and self.started_by == "change"
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,7 +335,7 @@ def _resting(policy: Retrain, as_of: datetime, trainings: Sequence[Training], fo
 def _too_little_is_new(job: JobSpec, known: Known, found: _Found) -> str:
     """What is missing of the labelled rows from which the change could be learnt; empty when there are enough."""
     since = found.since
-    trained = [t for t in known.trainings if since is None or (t.as_of > since and not t.is_routine)]
+    trained = [t for t in known.trainings if since is None or (t.as_of > since and t.started_by != "calendar")]
     learnt = max((t.learnt_until for t in trained if t.learnt_until is not None), default=None)
     begin = max((moment for moment in (since, learnt) if moment is not None), default=None)
     labelled = {start: rows for start, rows in known.labelled.items() if rows and (since is None or start >= since)}
@@ -366,7 +366,7 @@ def _days(length: timedelta) -> str:
 def _over_budget(policy: Retrain, as_of: datetime, trainings: Sequence[Training]) -> str:
     """Which budget is used up; empty when none is."""
     for span, most, name in ((_WEEK, policy.budget.week, "week"), (_MONTH, policy.budget.month, "month")):
-        spent = [t for t in trainings if t.is_automatic and as_of - span < t.as_of <= as_of]
+        spent = [t for t in trainings if t.started_by != "person" and as_of - span < t.as_of <= as_of]
         if len(spent) >= most:
             ready = spent[-most].as_of + span
             return f"The budget of {most} trainings a {name} is used up until {format_instant(ready)}."

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from pipeline.errors import PipelineError
     from pipeline.reports import RetrainReport
     from pipeline.steps.context import JobContext
+    from pipeline.triggers import Starter
     from pipeline.verdicts import Incident
 
 # Reports and trainings beyond which history does not matter to a decision.
 _REPORTS, _TRAININGS = 60, 60
-_BY_HAND = ("manual", "bootstrap")
+# By the recorded cause; all others are changes.
+_STARTERS: dict[str, Starter] = {"manual": "person", "bootstrap": "person", "schedule": "calendar"}
 _OUTCOMES: dict[str, Literal["promoted", "rejected", "open", "running"]] = {
     "promoted": "promoted",
     "started": "running",
@@ -102,8 +104,7 @@ def _trainings(ctx: JobContext, as_of: datetime) -> list[Training]:
     ruled, withdrawn = champion.moved_versions(ctx, as_of)
     withdrawn |= _turned_away(ctx, as_of)
     found = {
-        moment: Training(moment, is_automatic=False, outcome="open", learnt_until=model.holdout_end)
-        for moment, model in learnt.items()
+        moment: Training(moment, "person", "open", learnt_until=model.holdout_end) for moment, model in learnt.items()
     }
     for record in ctx.ledger.decisions(ctx.job.name, kind="training", last=_TRAININGS):
         if record.at >= as_of:
@@ -113,8 +114,7 @@ def _trainings(ctx: JobContext, as_of: datetime) -> list[Training]:
         outcome = _OUTCOMES.get(record.outcome, "open")
         found[record.at] = Training(
             record.at,
-            is_automatic=record.details["cause"] not in _BY_HAND,
-            is_routine=record.details["cause"] == "schedule",
+            started_by=_STARTERS.get(record.details["cause"], "change"),
             outcome="rejected" if version in withdrawn else "promoted" if version in ruled else outcome,
             learnt_until=model.holdout_end if model else None,
         )

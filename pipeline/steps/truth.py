@@ -53,6 +53,7 @@ def compare(
         (job.labels.column, policy.model_dump_json(), ladder, cell),
     )
     kinds, seen = _kinds(ctx), _sample(ctx, _few(ctx, labelled))
+    same = (report for report in before if report.model_version == manifest.model_version)
     (found,) = drift.columns(
         policy,
         reference=known.sample,
@@ -63,7 +64,7 @@ def compare(
         if labelled.num_rows >= policy.min_rows
         else {},
         natural=known.natural,
-        earlier=[[column] for column in _moves(ctx, manifest, before)],
+        earlier=[[report.label] for report in same if report.label is not None],
         seed=job.model.seed,
     )
     return found
@@ -105,10 +106,3 @@ def _few(ctx: JobContext, rows: pa.Table) -> pa.Table:
     sample = KeySample(ctx.job.features.key, ctx.job.drift.sample_rows, ctx.job.model.seed)
     sample.add(rows)
     return sample.table()
-
-
-def _moves(ctx: JobContext, manifest: Manifest, before: Sequence[PerformanceReport]) -> list[ColumnDrift]:
-    """What the labels of the latest intervals that were scored by the same model showed, oldest first."""
-    same = [report.label for report in before if report.model_version == manifest.model_version]
-    found = [label for label in same if label is not None]
-    return found[-(ctx.job.drift.of_last - 1) :] if ctx.job.drift.of_last > 1 else []

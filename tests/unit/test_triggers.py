@@ -116,11 +116,10 @@ def trained(
     as_of: datetime,
     outcome: str = "promoted",
     *,
-    is_automatic: bool = True,
+    started_by: str = "change",
     learnt_until: datetime | None = None,
-    is_routine: bool = False,
 ) -> Training:
-    return Training(as_of, is_automatic, outcome, learnt_until or as_of, is_routine)
+    return Training(as_of, started_by, outcome, learnt_until or as_of)
 
 
 @pytest.mark.parametrize(
@@ -416,7 +415,7 @@ def test_trainings_that_start_by_themselves_have_a_budget(ages: tuple[int, ...],
     found = decided(policy, drift=drifts("d" * 10), trainings=spent)
     assert found.fire is fires
     assert (f"trainings a {name} is used up until" in found.reason) is not fires
-    by_hand = [trained(TODAY - age * DAY, is_automatic=False, learnt_until=LONG_AGO) for age in ages]
+    by_hand = [trained(TODAY - age * DAY, started_by="person", learnt_until=LONG_AGO) for age in ages]
     assert decided(policy, drift=drifts("d" * 10), trainings=by_hand).fire
 
 
@@ -433,13 +432,13 @@ def test_the_breaker_opens_after_trainings_that_led_to_nothing_and_a_promotion_c
     assert not decided(policy, trainings=failed[:2], **bad).halted
     quiet = decided(policy, trainings=failed, drift=drifts("s" * 10))
     assert (quiet.fire, quiet.cause, quiet.halted) == (False, "none", True)
-    healed = decided(policy, trainings=[*failed, trained(FIRST - 4 * DAY, is_automatic=False)], **bad)
+    healed = decided(policy, trainings=[*failed, trained(FIRST - 4 * DAY, started_by="person")], **bad)
     assert (healed.fire, healed.halted) == (True, False)
 
 
 def test_trainings_by_the_calendar_that_find_nothing_better_do_not_open_the_breaker() -> None:
     policy = Retrain(**EAGER, breaker=Breaker(after=2, rest=30 * DAY), budget=Budget(week=9, month=9))
-    routine = [trained(FIRST - day * DAY, "rejected", is_routine=True) for day in (20, 15, 10, 5)]
+    routine = [trained(FIRST - day * DAY, "rejected", started_by="calendar") for day in (20, 15, 10, 5)]
     found = decided(policy, trainings=routine, drift=drifts("d" * 10))
     assert (found.fire, found.cause, found.halted) == (True, "drift", False)
 
@@ -460,10 +459,10 @@ def test_where_a_change_has_to_wait_what_is_due_by_the_calendar_is_trained() -> 
 
 def test_a_training_by_the_calendar_has_not_answered_a_change() -> None:
     policy = Retrain(**{**EAGER, "min_new_rows": 5_000})
-    for is_routine in (True, False):
-        between = trained(TODAY - 2 * DAY, "rejected", learnt_until=TODAY - 2 * DAY, is_routine=is_routine)
+    for started_by in ("calendar", "change"):
+        between = trained(TODAY - 2 * DAY, "rejected", learnt_until=TODAY - 2 * DAY, started_by=started_by)
         found = decided(policy, trainings=[trained(LONG_AGO), between], drift=drifts("d" * 10))
-        assert (found.fire, found.cause) == (is_routine, "drift")
+        assert (found.fire, found.cause) == (started_by == "calendar", "drift")
 
 
 def test_after_its_rest_an_open_breaker_lets_one_training_try() -> None:
