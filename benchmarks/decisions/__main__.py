@@ -44,7 +44,7 @@ def parts(share: float) -> dict[str, Callable[[], Any]]:
         "estimates": lambda: estimation.measure(cases(100)),
         "gate": lambda: gate.measure(cases),
         "governor": governor.measure,
-        "policies": policies,
+        "policies": lambda: policies(starts=cases(3)),
         "placements": placements.measure,
         "rollout": lambda: rollout.measure(cases(300)),
         "cost": cost.measure,

@@ -3,12 +3,12 @@
 A challenger is trained at the start of every week, as the example job trains on all that is known by then without its holdout,
 and scores the holdout and every later day. A policy with n promotions is n of these weeks; what it is worth is the mean daily
 metric of the version that rules each day. Compared with monthly promotions of models with the same holdout, whose gain over a
-frozen champion is 1. Governor and window policy play no part. `python -m benchmarks.decisions --only placements` takes three
+frozen champion is 1. Governor and window policy play no part. `python -m benchmarks.decisions --only placements` takes six
 minutes.
 
-The policies: a challenger every so many weeks, promoted when it is proven better by so much on its held-out days (one to four
-weeks of them), or at one of two further looks; from several starting dates, because on one of them a policy may be lucky. And
-the same if every model that rules, monthly and frozen ones too, had learnt its holdout at last.
+The policies: a challenger every so many weeks, promoted when it is proven better by so much on its held-out days, at once or at
+one of two further looks; from several starting dates, because on one of them a policy may be lucky. And the same if every model
+that rules, monthly and frozen ones too, had learnt its holdout at last.
 """
 
 from __future__ import annotations
@@ -40,15 +40,14 @@ if TYPE_CHECKING:
 
 _NAME = "flights"
 _MOST = 3
-_WEEK = timedelta(days=7)
+_DAY, _WEEK = timedelta(days=1), timedelta(days=7)
 _BAR, _MOST_PROMOTIONS = 0.9, 1 / 3
-# The lengths of the holdout, in whole weeks, so that one week's challenger is another's with a longer one; the one by
-# which placements in hindsight are told; and the days until labels are complete.
-_HOLDOUTS, _HELD, _LAG = (7, 14, 21, 28), 14, 1
-_EVERY, _CONFIDENCE, _MIN_GAIN = (1, 2, 4, 6, 8, 12), (0.9, 0.95, 0.99), (0.0, 0.005, 0.01, 0.015)
+# The days of the holdout; how many those of new job files are; and the days until labels are complete.
+_HOLDOUTS, _HELD, _LAG = (7, 10, 14, 21, 28), 10, 1
+_EVERY, _CONFIDENCE, _MIN_GAIN, _LOOKS = (1, 2, 4, 6, 8, 12), (0.9, 0.95, 0.99), (0.0, 0.005, 0.01, 0.015), (1, 3)
 # What rules: the version that was judged, or the same fitted again on its holdout too - which nothing has judged.
 _RULING = ("policies", "policies with the holdout learnt at last")
-_STARTS, _LOOKS, _FEWEST_DAYS = 4, 3, 7
+_STARTS, _FEWEST_DAYS = 4, 7
 
 
 def measure() -> dict[str, Any]:
@@ -60,14 +59,14 @@ def measure() -> dict[str, Any]:
     _, data, begin, end = next(one for one in SETS if one[0] == _NAME)
     first, last = date.fromisoformat(begin), date.fromisoformat(end)
     weeks = [first + number * _WEEK for number in range((last - first) // _WEEK)]
-    versions = _versions(job, _rows(job, data), weeks, last)
+    versions = _Versions.trained(job, _rows(job, data), weeks)
     told: dict[str, Any] = {}
     policies: dict[str, dict[_Policy, list[tuple[float, float]]]] = {
-        name: {_Policy(*chosen): [] for chosen in product(_HOLDOUTS, _EVERY, _CONFIDENCE, _MIN_GAIN)}
+        name: {_Policy(*chosen): [] for chosen in product(_HOLDOUTS, _EVERY, _CONFIDENCE, _MIN_GAIN, _LOOKS)}
         for name in _RULING
     }
     for start, held in product(range(_STARTS), _HOLDOUTS):
-        scale, again = (_Scale.of(versions, weeks[start:], start, held, learnt) for learnt in (0, held))
+        scale, again = (_Scale.of(versions, weeks[start:], held, learnt) for learnt in (0, held))
         if not start and held == _HELD:
             told |= {"frozen": round(scale.frozen, 4), "monthly": round(scale.monthly, 4), "promotions": scale.count}
             told |= {f"{count} promotions": _placed(scale, count) for count in range(1, _MOST + 1)}
@@ -77,6 +76,39 @@ def measure() -> dict[str, Any]:
                     ruled = policy.promoted(scale.days, own.days)
                     found.append((own.share(ruled), len(ruled) / own.count))
     return {**told, **{name: _by_holdout(found) for name, found in policies.items()}}
+
+
+@dataclass(frozen=True)
+class _Versions:
+    """What versions are worth: for each day that one may learn up to, its metric on each day from ``origin`` on.
+
+    0 where it has learnt the day, or where nothing can be measured on it.
+    """
+
+    origin: date
+    by_cut: dict[date, Floats]
+
+    @classmethod
+    def trained(cls, job: JobSpec, rows: pa.Table, weeks: list[date]) -> _Versions:
+        """Those that the policies of these weeks need: of each week, with each holdout and with none."""
+        frame, truth = engine.to_frame(rows, job.features.columns), rows[job.labels.column].to_numpy()
+        day = rows["__day__"].to_numpy()
+        origin = weeks[0] - max(_HOLDOUTS) * _DAY
+        days = np.arange(origin, weeks[-1] + _WEEK, dtype="datetime64[D]")
+        by_cut: dict[date, Floats] = {}
+        for cut in sorted({week - held * _DAY for week in weeks for held in (0, *_HOLDOUTS)}):
+            # The labels of the last day are not complete yet.
+            known = np.datetime64(cut - _LAG * _DAY)
+            estimator = trainers.fit(job, frame[day < known], truth[day < known])
+            later = np.flatnonzero((day >= max(known, days[0])) & (day <= days[-1]))
+            made = contest.outcomes(estimator, engine.predict(estimator, frame.iloc[later], job.task), truth[later])
+            found = np.zeros(len(days))
+            for place, one in enumerate(days):
+                own = day[later] == one
+                if own.any():
+                    found[place] = metrics.evaluator(job.metric, made.take(own))(np.ones(np.count_nonzero(own)))
+            by_cut[cut] = np.nan_to_num(found)
+        return cls(origin, by_cut)
 
 
 @dataclass(frozen=True)
@@ -90,7 +122,7 @@ class _Scale:
     count: int
 
     @classmethod
-    def of(cls, versions: Floats, weeks: list[date], start: int, held: int, learnt: int) -> _Scale:
+    def of(cls, versions: _Versions, weeks: list[date], held: int, learnt: int) -> _Scale:
         """With a champion of the first week that stays, and a promotion in every later month.
 
         Of its ``held`` days each version has ``learnt`` so many at last.
@@ -98,8 +130,8 @@ class _Scale:
         first = weeks[0]
         ends = [date(first.year, month, 1) for month in range(first.month + 1, 13)]
         months = sorted({_nearest(weeks, day) for day in ends} - {0})
-        oldest = start + (max(_HOLDOUTS) - held + learnt) // 7
-        days = versions[oldest : oldest + len(weeks), max(_HOLDOUTS) - held + 7 * start :]
+        ruling = np.stack([versions.by_cut[week - (held - learnt) * _DAY] for week in weeks])
+        days = ruling[:, (first - held * _DAY - versions.origin).days :]
         frozen, monthly = (_mean(days, held, ruled) for ruled in ([], [(week, week) for week in months]))
         return cls(days, held, frozen, monthly, len(months))
 
@@ -136,6 +168,7 @@ class _Policy:
     every: int
     confidence: float
     min_gain: float
+    looks: int
 
     def promoted(self, days: Floats, ruling: Floats) -> list[tuple[int, int]]:
         """The weeks of promotions, each with the version that rules from then on.
@@ -152,7 +185,7 @@ class _Policy:
                 asked.insert(0, (waiting[0], waiting[1], known, waiting[3] + 1))
             for version, begin, end, look in asked:
                 gain, is_proven = self._judged(ruling[ruled[-1][1], begin:end], days[version, begin:end], look)
-                waiting = (version, begin, end - begin, look) if gain > self.min_gain and look < _LOOKS else None
+                waiting = (version, begin, end - begin, look) if gain > self.min_gain and look < self.looks else None
                 if is_proven:
                     ruled.append((week, version))
                     waiting = None
@@ -160,12 +193,13 @@ class _Policy:
         return ruled[1:]
 
     def _judged(self, old: Floats, new: Floats, look: int) -> tuple[float, bool]:
-        """The mean gain of the days, and whether it is proven: half of the error is for the first look."""
+        """The mean gain of the days, and whether it is proven: of several looks, half of the error is for the first."""
         # Where nothing was measured, or one of them has learnt the day, there is nothing to compare.
         gains = (new - old)[(new != 0) & (old != 0)]
         if len(gains) < _FEWEST_DAYS:
             return 0.0, False
-        error = (1 - self.confidence) / (2 if look == 1 else 2 * (_LOOKS - 1))
+        part = 1.0 if self.looks == 1 else 0.5 if look == 1 else 0.5 / (self.looks - 1)
+        error = (1 - self.confidence) * part
         reach = float(stdtrit(len(gains) - 1, 1 - error) * np.std(gains, ddof=1) / len(gains) ** 0.5)
         mean = float(gains.mean())
         return mean, mean - reach > self.min_gain
@@ -185,17 +219,21 @@ def _summary(found: Mapping[_Policy, list[tuple[float, float]]]) -> dict[str, An
         policy: [share >= _BAR and cost <= _MOST_PROMOTIONS for share, cost in runs] for policy, runs in found.items()
     }
     shares = {policy: [share for share, _ in runs] for policy, runs in found.items()}
-    best = max(frugal, key=lambda policy: float(np.mean(shares[policy])))
+    mean = {policy: float(np.mean(shares[policy])) for policy in frugal}
+    best = max(mean, key=lambda policy: mean[policy])
     return {
         "policies": len(found),
         "starting dates": _STARTS,
         "reach 90 % with a third of the promotions from the first date": sum(runs[0] for runs in reaching.values()),
         "from every date": sum(map(all, reaching.values())),
-        "on average over the dates": sum(float(np.mean(shares[policy])) >= _BAR for policy in frugal),
+        "on average over the dates": sum(share >= _BAR for share in mean.values()),
         "best on average with a third of the promotions": {
             **vars(best),
             "shares": [round(share, 3) for share in shares[best]],
             "promotions": [round(cost, 3) for _, cost in found[best]],
+        },
+        "the best by weeks between challengers": {
+            every: round(max(share for policy, share in mean.items() if policy.every == every), 3) for every in _EVERY
         },
     }
 
@@ -212,28 +250,3 @@ def _rows(job: JobSpec, data: str) -> pa.Table:
     )
     table = table.filter(pc.is_valid(table[job.labels.column]))
     return table.append_column("__day__", pc.cast(pc.floor_temporal(table[job.features.time], unit="day"), pa.date32()))
-
-
-def _versions(job: JobSpec, rows: pa.Table, weeks: list[date], last: date) -> Floats:
-    """The metric of a version of each week on each day that it has not learnt, from the longest holdout before the first on.
-
-    The first version is that of the first week with the longest holdout, the last that of the last week without any.
-    """
-    frame, truth = engine.to_frame(rows, job.features.columns), rows[job.labels.column].to_numpy()
-    day = rows["__day__"].to_numpy()
-    longest = timedelta(days=max(_HOLDOUTS))
-    first = weeks[0] - longest
-    cuts = [first + number * _WEEK for number in range(len(weeks) + longest // _WEEK)]
-    found = np.zeros((len(cuts), longest.days + 7 * len(weeks)))
-    for number, until in enumerate(cuts):
-        # The labels of the last day are not complete yet.
-        cut = np.datetime64(until - timedelta(days=_LAG))
-        estimator = trainers.fit(job, frame[day < cut], truth[day < cut])
-        later = np.flatnonzero((day >= max(cut, np.datetime64(first))) & (day < np.datetime64(last)))
-        made = contest.outcomes(estimator, engine.predict(estimator, frame.iloc[later], job.task), truth[later])
-        for place in range(found.shape[1]):
-            own = day[later] == np.datetime64(first) + place
-            if own.any():
-                found[number, place] = metrics.evaluator(job.metric, made.take(own))(np.ones(np.count_nonzero(own)))
-    # A day on which nothing can be measured counts for no version.
-    return np.nan_to_num(found)
