@@ -255,7 +255,7 @@ class Budget(Model):
     """How many trainings may start by themselves; those that somebody asks for are not counted."""
 
     week: int = Field(default=2, ge=1, description="Trainings in any seven days.")
-    month: int = Field(default=4, ge=1, description="Trainings in any thirty days.")
+    month: int = Field(default=5, ge=1, description="Trainings in any thirty days.")
 
 
 class Breaker(Model):

@@ -219,7 +219,7 @@ retrain:
   violations: {pace.violations}  # intervals that drifted or degraded ...
   of_last: {pace.of_last}  # ... among this many latest ones
   cooldown: {iso(pace.cooldown)}  # shortest time between two trainings
-  growth: 1.1  # also train when there is so many times as much to learn from as the last training had; the gate decides
+  growth: 1.02  # also train when there is so many times as much to learn from as the last training had; the gate decides
   window: {iso(pace.training)}  # labelled history that is used
   holdout: {iso(pace.holdout)}  # its latest part: never trained on, champion and challenger are compared there
   min_rows: {reachable(expected, 200, 10)}  # labelled rows needed to train
