@@ -1,14 +1,13 @@
-"""What promotions could reach on nycflights13: at any dates, known in hindsight, and under many policies that ask for a proof.
+"""What promotions could reach on real data: at any dates, known in hindsight, and under many policies that ask for a proof.
 
-A challenger is trained at the start of every week, as the example job trains on all that is known by then without its holdout,
+A challenger is trained at the start of every week, as the example jobs train on all that is known by then without its holdout,
 and scores the holdout and every later day. A policy with n promotions is n of these weeks; what it is worth is the mean daily
 metric of the version that rules each day. Compared with monthly promotions of models with the same holdout, whose gain over a
-frozen champion is 1. Governor and window policy play no part. `python -m benchmarks.decisions --only placements` takes six
+frozen champion is 1. Governor and window policy play no part. `python -m benchmarks.decisions --only placements` takes ten
 minutes.
 
 The policies: a challenger every so many weeks, promoted when it is proven better by so much on its held-out days, at once or at
-one of two further looks; from several starting dates, because on one of them a policy may be lucky. And the same if every model
-that rules, monthly and frozen ones too, had learnt its holdout at last.
+one of two further looks; from several starting dates, because on one of them a policy may be lucky.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import combinations, product
-from math import comb
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +25,7 @@ from scipy.special import stdtrit
 
 from benchmarks.replays import DATA, JOBS, SETS
 from pipeline import engine, jobfile, metrics, trainers
+from pipeline.policies import BOUNDED, HIGHER_IS_BETTER
 from pipeline.steps import contest
 
 if TYPE_CHECKING:
@@ -37,66 +36,80 @@ if TYPE_CHECKING:
     from pipeline.job import JobSpec
 
     Floats = NDArray[np.float64]
+    # Of each starting date, the share of the gain and that of the promotions.
+    Runs = list[tuple[float, float]]
 
-_NAME = "flights"
 _MOST = 3
 _DAY, _WEEK = timedelta(days=1), timedelta(days=7)
 _BAR, _MOST_PROMOTIONS = 0.9, 1 / 3
 # The days of the holdout; how many those of new job files are; and the days until labels are complete.
 _HOLDOUTS, _HELD, _LAG = (7, 10, 14, 21, 28), 10, 1
-_EVERY, _CONFIDENCE, _MIN_GAIN, _LOOKS = (1, 2, 4, 6, 8, 12), (0.9, 0.95, 0.99), (0.0, 0.005, 0.01, 0.015), (1, 3)
-# What rules: the version that was judged, or the same fitted again on its holdout too - which nothing has judged.
-_RULING = ("policies", "policies with the holdout learnt at last")
+_EVERY, _CONFIDENCE, _LOOKS = (1, 2, 4, 6, 8, 12), (0.9, 0.95, 0.99), (1, 3)
+# In the unit of promote.min_gain.
+_MIN_GAIN = {"flights": (0.0, 0.005, 0.01, 0.015), "bikes": (0.0, 0.1, 0.15, 0.2)}
 _STARTS, _FEWEST_DAYS = 4, 7
 
 
 def measure() -> dict[str, Any]:
-    """Per number of promotions: how many ways there are, the share of the gain of the best and of the median one.
+    """Of each data set, per number of promotions: how many ways there are, and what the best and the median one keep.
 
     And how many of them reach 90 %; then the same of the policies.
     """
-    job = jobfile.load(JOBS / f"{_NAME}.yaml")
-    _, data, begin, end = next(one for one in SETS if one[0] == _NAME)
+    return {name: _measured(name, data, begin, end) for name, data, begin, end in SETS}
+
+
+def _measured(name: str, data: str, begin: str, end: str) -> dict[str, Any]:
+    job = jobfile.load(JOBS / f"{name}.yaml")
     first, last = date.fromisoformat(begin), date.fromisoformat(end)
     weeks = [first + number * _WEEK for number in range((last - first) // _WEEK)]
     versions = _Versions.trained(job, _rows(job, data), weeks)
     told: dict[str, Any] = {}
-    policies: dict[str, dict[_Policy, list[tuple[float, float]]]] = {
-        name: {_Policy(*chosen): [] for chosen in product(_HOLDOUTS, _EVERY, _CONFIDENCE, _MIN_GAIN, _LOOKS)}
-        for name in _RULING
+    policies: dict[_Policy, Runs] = {
+        _Policy(*chosen): [] for chosen in product(_HOLDOUTS, _EVERY, _CONFIDENCE, _MIN_GAIN[name], _LOOKS)
     }
     for start, held in product(range(_STARTS), _HOLDOUTS):
-        scale, again = (_Scale.of(versions, weeks[start:], held, learnt) for learnt in (0, held))
+        scale = _Scale.of(versions, weeks[start:], held)
         if not start and held == _HELD:
-            told |= {"frozen": round(scale.frozen, 4), "monthly": round(scale.monthly, 4), "promotions": scale.count}
+            told |= {"frozen": round(abs(scale.frozen), 4), "monthly": round(abs(scale.monthly), 4)}
+            told |= {"monthly promotions": scale.count}
             told |= {f"{count} promotions": _placed(scale, count) for count in range(1, _MOST + 1)}
-        for name, own in zip(_RULING, (scale, again), strict=True):
-            for policy, found in policies[name].items():
-                if policy.held == held:
-                    ruled = policy.promoted(scale.days, own.days)
-                    found.append((own.share(ruled), len(ruled) / own.count))
-    return {**told, **{name: _by_holdout(found) for name, found in policies.items()}}
+        for policy, runs in policies.items():
+            if policy.held == held:
+                ruled = policy.promoted(scale)
+                runs.append((scale.share(ruled), len(ruled) / scale.count))
+    return {
+        **told,
+        **{
+            f"holdout of {held} days": _summary(
+                {policy: runs for policy, runs in policies.items() if policy.held == held}
+            )
+            for held in _HOLDOUTS
+        },
+    }
 
 
 @dataclass(frozen=True)
 class _Versions:
     """What versions are worth: for each day that one may learn up to, its metric on each day from ``origin`` on.
 
-    0 where it has learnt the day, or where nothing can be measured on it.
+    Higher is better: a metric of which the opposite is true is negative. 0 where a version has learnt the day, or where
+    nothing can be measured on it. ``is_share`` tells whether gains are counted as shares of the champion's value.
     """
 
     origin: date
     by_cut: dict[date, Floats]
+    is_share: bool
 
     @classmethod
     def trained(cls, job: JobSpec, rows: pa.Table, weeks: list[date]) -> _Versions:
-        """Those that the policies of these weeks need: of each week, with each holdout and with none."""
+        """Those that the policies of these weeks need: of each week, with each holdout."""
         frame, truth = engine.to_frame(rows, job.features.columns), rows[job.labels.column].to_numpy()
         day = rows["__day__"].to_numpy()
+        sign = 1 if HIGHER_IS_BETTER[job.metric] else -1
         origin = weeks[0] - max(_HOLDOUTS) * _DAY
         days = np.arange(origin, weeks[-1] + _WEEK, dtype="datetime64[D]")
         by_cut: dict[date, Floats] = {}
-        for cut in sorted({week - held * _DAY for week in weeks for held in (0, *_HOLDOUTS)}):
+        for cut in sorted({week - held * _DAY for week in weeks for held in _HOLDOUTS}):
             # The labels of the last day are not complete yet.
             known = np.datetime64(cut - _LAG * _DAY)
             estimator = trainers.fit(job, frame[day < known], truth[day < known])
@@ -106,9 +119,9 @@ class _Versions:
             for place, one in enumerate(days):
                 own = day[later] == one
                 if own.any():
-                    found[place] = metrics.evaluator(job.metric, made.take(own))(np.ones(np.count_nonzero(own)))
+                    found[place] = sign * metrics.evaluator(job.metric, made.take(own))(np.ones(np.count_nonzero(own)))
             by_cut[cut] = np.nan_to_num(found)
-        return cls(origin, by_cut)
+        return cls(origin, by_cut, job.metric not in BOUNDED)
 
 
 @dataclass(frozen=True)
@@ -117,23 +130,20 @@ class _Scale:
 
     days: Floats
     held: int
+    is_share: bool
     frozen: float
     monthly: float
     count: int
 
     @classmethod
-    def of(cls, versions: _Versions, weeks: list[date], held: int, learnt: int) -> _Scale:
-        """With a champion of the first week that stays, and a promotion in every later month.
-
-        Of its ``held`` days each version has ``learnt`` so many at last.
-        """
-        first = weeks[0]
-        ends = [date(first.year, month, 1) for month in range(first.month + 1, 13)]
-        months = sorted({_nearest(weeks, day) for day in ends} - {0})
-        ruling = np.stack([versions.by_cut[week - (held - learnt) * _DAY] for week in weeks])
-        days = ruling[:, (first - held * _DAY - versions.origin).days :]
-        frozen, monthly = (_mean(days, held, ruled) for ruled in ([], [(week, week) for week in months]))
-        return cls(days, held, frozen, monthly, len(months))
+    def of(cls, versions: _Versions, weeks: list[date], held: int) -> _Scale:
+        """With a champion of the first week that stays, and a promotion in every later month."""
+        pairs = enumerate(zip(weeks[1:], weeks, strict=False), start=1)
+        months = [(place, place) for place, (week, before) in pairs if week.month != before.month]
+        days = np.stack([versions.by_cut[week - held * _DAY] for week in weeks])
+        days = days[:, (weeks[0] - held * _DAY - versions.origin).days :]
+        frozen, monthly = (_mean(days, held, ruled) for ruled in ([], months))
+        return cls(days, held, versions.is_share, frozen, monthly, len(months))
 
     def share(self, ruled: Sequence[tuple[int, int]]) -> float:
         """The share of the gain of monthly promotions that these keep (see `_mean`)."""
@@ -151,7 +161,6 @@ def _mean(days: Floats, held: int, ruled: Sequence[tuple[int, int]]) -> float:
 def _placed(scale: _Scale, count: int) -> dict[str, Any]:
     ways = combinations(range(1, len(scale.days)), count)
     shares = np.array([scale.share([(week, week) for week in chosen]) for chosen in ways])
-    assert len(shares) == comb(len(scale.days) - 1, count)
     return {
         "ways": len(shares),
         "best": round(float(shares.max()), 3),
@@ -170,11 +179,9 @@ class _Policy:
     min_gain: float
     looks: int
 
-    def promoted(self, days: Floats, ruling: Floats) -> list[tuple[int, int]]:
-        """The weeks of promotions, each with the version that rules from then on.
-
-        ``days`` is what versions are worth as challengers, ``ruling`` what they are worth as champions.
-        """
+    def promoted(self, scale: _Scale) -> list[tuple[int, int]]:
+        """The weeks of promotions, each with the version that rules from then on."""
+        days = scale.days
         ruled = [(0, 0)]
         # A version that is better but not proven so: where its rows begin, how many days it was judged on, how often.
         waiting: tuple[int, int, int, int] | None = None
@@ -184,7 +191,7 @@ class _Policy:
             if waiting is not None and known - waiting[1] >= 2 * waiting[2]:
                 asked.insert(0, (waiting[0], waiting[1], known, waiting[3] + 1))
             for version, begin, end, look in asked:
-                gain, is_proven = self._judged(ruling[ruled[-1][1], begin:end], days[version, begin:end], look)
+                gain, is_proven = self._judged(scale.is_share, days[[ruled[-1][1], version], begin:end], look)
                 waiting = (version, begin, end - begin, look) if gain > self.min_gain and look < self.looks else None
                 if is_proven:
                     ruled.append((week, version))
@@ -192,12 +199,13 @@ class _Policy:
                     break
         return ruled[1:]
 
-    def _judged(self, old: Floats, new: Floats, look: int) -> tuple[float, bool]:
+    def _judged(self, is_share: bool, days: Floats, look: int) -> tuple[float, bool]:
         """The mean gain of the days, and whether it is proven: of several looks, half of the error is for the first."""
         # Where nothing was measured, or one of them has learnt the day, there is nothing to compare.
-        gains = (new - old)[(new != 0) & (old != 0)]
-        if len(gains) < _FEWEST_DAYS:
+        old, new = days[:, (days != 0).all(axis=0)]
+        if len(old) < _FEWEST_DAYS:
             return 0.0, False
+        gains = (new - old) / (abs(old.mean()) if is_share else 1.0)
         part = 1.0 if self.looks == 1 else 0.5 if look == 1 else 0.5 / (self.looks - 1)
         error = (1 - self.confidence) * part
         reach = float(stdtrit(len(gains) - 1, 1 - error) * np.std(gains, ddof=1) / len(gains) ** 0.5)
@@ -205,14 +213,7 @@ class _Policy:
         return mean, mean - reach > self.min_gain
 
 
-def _by_holdout(found: Mapping[_Policy, list[tuple[float, float]]]) -> dict[str, Any]:
-    return {
-        f"holdout of {held} days": _summary({policy: runs for policy, runs in found.items() if policy.held == held})
-        for held in _HOLDOUTS
-    }
-
-
-def _summary(found: Mapping[_Policy, list[tuple[float, float]]]) -> dict[str, Any]:
+def _summary(found: Mapping[_Policy, Runs]) -> dict[str, Any]:
     """How many policies keep 90 % of the gain with a third of the promotions, and the best of those that keep to the third."""
     frugal = {policy: runs for policy, runs in found.items() if np.mean([cost for _, cost in runs]) <= _MOST_PROMOTIONS}
     reaching = {
@@ -236,10 +237,6 @@ def _summary(found: Mapping[_Policy, list[tuple[float, float]]]) -> dict[str, An
             every: round(max(share for policy, share in mean.items() if policy.every == every), 3) for every in _EVERY
         },
     }
-
-
-def _nearest(weeks: list[date], day: date) -> int:
-    return min(range(len(weeks)), key=lambda week: abs(weeks[week] - day))
 
 
 def _rows(job: JobSpec, data: str) -> pa.Table:
