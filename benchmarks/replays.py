@@ -50,22 +50,24 @@ def policies(starts: int = 3) -> dict[str, Any]:
     help. Two replays run at a time, so that their times mean nothing.
     """
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
-        begun = {
-            (name, start, policy): pool.submit(_lived, JOBS / f"{name}.yaml", start, end, policy)
+        lives = {
+            name: {
+                start: [pool.submit(_lived, JOBS / f"{name}.yaml", start, end, policy) for policy in _POLICIES]
+                for start in (first, *_LATER[name])[:starts]
+            }
             for name, _, first, end in SETS
-            for start in (first, *_LATER[name])[:starts]
-            for policy in _POLICIES
         }
         shuffled = {
             name: pool.submit(_lived, shuffle(name, data, Path(folder) / name), _HALF[name], end, "closed_loop")
             for name, data, _, end in SETS
         }
-        told: dict[str, Any] = {name: {} for name, *_ in SETS}
-        for name, start in dict.fromkeys((name, start) for name, start, _ in begun):
-            told[name][f"from {start}"] = _compared(*(begun[name, start, policy].result() for policy in _POLICIES))
-        for name, future in shuffled.items():
-            told[name]["days in random order"] = {fact: future.result()[fact] for fact in _FACTS}
-        return told
+        return {
+            name: {
+                **{f"from {start}": _compared(*(one.result() for one in lived)) for start, lived in begun.items()},
+                "days in random order": {fact: shuffled[name].result()[fact] for fact in _FACTS},
+            }
+            for name, begun in lives.items()
+        }
 
 
 def _compared(loop: dict[str, Any], always: dict[str, Any], frozen: dict[str, Any]) -> dict[str, Any]:

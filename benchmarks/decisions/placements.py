@@ -21,11 +21,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-from scipy.special import stdtrit
 
 from benchmarks.replays import DATA, JOBS, SETS
-from pipeline import engine, jobfile, metrics, trainers
-from pipeline.policies import BOUNDED, HIGHER_IS_BETTER
+from pipeline import engine, guards, jobfile, metrics, paired, trainers
+from pipeline.policies import HIGHER_IS_BETTER
+from pipeline.release import Promote
 from pipeline.steps import contest
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.job import JobSpec
+    from pipeline.policies import MetricName
 
     Floats = NDArray[np.float64]
     # Of each starting date, the share of the gain and that of the promotions.
@@ -63,27 +64,20 @@ def _measured(name: str, data: str, begin: str, end: str) -> dict[str, Any]:
     first, last = date.fromisoformat(begin), date.fromisoformat(end)
     weeks = [first + number * _WEEK for number in range((last - first) // _WEEK)]
     versions = _Versions.trained(job, _rows(job, data), weeks)
-    told: dict[str, Any] = {}
-    policies: dict[_Policy, Runs] = {
-        _Policy(*chosen): [] for chosen in product(_HOLDOUTS, _EVERY, _CONFIDENCE, _MIN_GAIN[name], _LOOKS)
-    }
-    for start, held in product(range(_STARTS), _HOLDOUTS):
-        scale = _Scale.of(versions, weeks[start:], held)
-        if not start and held == _HELD:
-            told |= {"frozen": round(abs(scale.frozen), 4), "monthly": round(abs(scale.monthly), 4)}
-            told |= {"monthly promotions": scale.count}
-            told |= {f"{count} promotions": _placed(scale, count) for count in range(1, _MOST + 1)}
-        for policy, runs in policies.items():
-            if policy.held == held:
-                ruled = policy.promoted(scale)
-                runs.append((scale.share(ruled), len(ruled) / scale.count))
+    scales = {held: [_Scale.of(versions, weeks[start:], held) for start in range(_STARTS)] for held in _HOLDOUTS}
+    policies = [
+        _Policy(every, Promote(confidence=confidence, min_gain=min_gain, looks=looks))
+        for every, confidence, min_gain, looks in product(_EVERY, _CONFIDENCE, _MIN_GAIN[name], _LOOKS)
+    ]
+    scale = scales[_HELD][0]
     return {
-        **told,
+        "frozen": round(abs(scale.frozen), 4),
+        "monthly": round(abs(scale.monthly), 4),
+        "monthly promotions": scale.count,
+        **{f"{count} promotions": _placed(scale, count) for count in range(1, _MOST + 1)},
         **{
-            f"holdout of {held} days": _summary(
-                {policy: runs for policy, runs in policies.items() if policy.held == held}
-            )
-            for held in _HOLDOUTS
+            f"holdout of {held} days": _summary({policy: [policy.run(one) for one in starts] for policy in policies})
+            for held, starts in scales.items()
         },
     }
 
@@ -93,12 +87,12 @@ class _Versions:
     """What versions are worth: for each day that one may learn up to, its metric on each day from ``origin`` on.
 
     Higher is better: a metric of which the opposite is true is negative. 0 where a version has learnt the day, or where
-    nothing can be measured on it. ``is_share`` tells whether gains are counted as shares of the champion's value.
+    nothing can be measured on it.
     """
 
     origin: date
+    metric: MetricName
     by_cut: dict[date, Floats]
-    is_share: bool
 
     @classmethod
     def trained(cls, job: JobSpec, rows: pa.Table, weeks: list[date]) -> _Versions:
@@ -121,7 +115,7 @@ class _Versions:
                 if own.any():
                     found[place] = sign * metrics.evaluator(job.metric, made.take(own))(np.ones(np.count_nonzero(own)))
             by_cut[cut] = np.nan_to_num(found)
-        return cls(origin, by_cut, job.metric not in BOUNDED)
+        return cls(origin, job.metric, by_cut)
 
 
 @dataclass(frozen=True)
@@ -130,7 +124,7 @@ class _Scale:
 
     days: Floats
     held: int
-    is_share: bool
+    metric: MetricName
     frozen: float
     monthly: float
     count: int
@@ -143,7 +137,7 @@ class _Scale:
         days = np.stack([versions.by_cut[week - held * _DAY] for week in weeks])
         days = days[:, (weeks[0] - held * _DAY - versions.origin).days :]
         frozen, monthly = (_mean(days, held, ruled) for ruled in ([], months))
-        return cls(days, held, versions.is_share, frozen, monthly, len(months))
+        return cls(days, held, versions.metric, frozen, monthly, len(months))
 
     def share(self, ruled: Sequence[tuple[int, int]]) -> float:
         """The share of the gain of monthly promotions that these keep (see `_mean`)."""
@@ -171,46 +165,49 @@ def _placed(scale: _Scale, count: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Policy:
-    """A challenger every so many weeks, which must be proven at this confidence to be better by so much."""
+    """A challenger every so many weeks, and what it must prove."""
 
-    held: int
     every: int
-    confidence: float
-    min_gain: float
-    looks: int
+    promote: Promote
+
+    def run(self, scale: _Scale) -> tuple[float, float]:
+        """The share of the gain of monthly promotions that it keeps, and that of their number."""
+        ruled = self.promoted(scale)
+        return scale.share(ruled), len(ruled) / scale.count
 
     def promoted(self, scale: _Scale) -> list[tuple[int, int]]:
         """The weeks of promotions, each with the version that rules from then on."""
-        days = scale.days
+        days, policy = scale.days, self.promote
         ruled = [(0, 0)]
         # A version that is better but not proven so: where its rows begin, how many days it was judged on, how often.
         waiting: tuple[int, int, int, int] | None = None
         for week in range(1, len(days)):
-            known = self.held + 7 * week - _LAG
-            asked = [(week, known - self.held, known, 1)] if week % self.every == 0 else []
+            known = scale.held + 7 * week - _LAG
+            asked = [(week, known - scale.held, known, 1)] if week % self.every == 0 else []
             if waiting is not None and known - waiting[1] >= 2 * waiting[2]:
                 asked.insert(0, (waiting[0], waiting[1], known, waiting[3] + 1))
             for version, begin, end, look in asked:
-                gain, is_proven = self._judged(scale.is_share, days[[ruled[-1][1], version], begin:end], look)
-                waiting = (version, begin, end - begin, look) if gain > self.min_gain and look < self.looks else None
+                gain, is_proven = _judged(policy.at_look(look), scale.metric, *days[[ruled[-1][1], version], begin:end])
+                waiting = (
+                    (version, begin, end - begin, look) if gain > policy.min_gain and look < policy.looks else None
+                )
                 if is_proven:
                     ruled.append((week, version))
                     waiting = None
                     break
         return ruled[1:]
 
-    def _judged(self, is_share: bool, days: Floats, look: int) -> tuple[float, bool]:
-        """The mean gain of the days, and whether it is proven: of several looks, half of the error is for the first."""
-        # Where nothing was measured, or one of them has learnt the day, there is nothing to compare.
-        old, new = days[:, (days != 0).all(axis=0)]
-        if len(old) < _FEWEST_DAYS:
-            return 0.0, False
-        gains = (new - old) / (abs(old.mean()) if is_share else 1.0)
-        part = 1.0 if self.looks == 1 else 0.5 if look == 1 else 0.5 / (self.looks - 1)
-        error = (1 - self.confidence) * part
-        reach = float(stdtrit(len(gains) - 1, 1 - error) * np.std(gains, ddof=1) / len(gains) ** 0.5)
-        mean = float(gains.mean())
-        return mean, mean - reach > self.min_gain
+
+def _judged(policy: Promote, metric: MetricName, old: Floats, new: Floats) -> tuple[float, bool]:
+    """The mean gain of the days in the unit of ``min_gain``, and whether it is proven."""
+    # Where nothing was measured, or one of them has learnt the day, there is nothing to compare.
+    both = (old != 0) & (new != 0)
+    if np.count_nonzero(both) < _FEWEST_DAYS:
+        return 0.0, False
+    gains = (new - old)[both] / guards.unit(metric, float(old[both].mean()))
+    mean, days = float(gains.mean()), len(gains)
+    test = paired.Student(mean, float(np.std(gains, ddof=1)) / days**0.5, days - 1, "Student's t", days)
+    return mean, test.low(policy.confidence) > policy.min_gain
 
 
 def _summary(found: Mapping[_Policy, Runs]) -> dict[str, Any]:
@@ -229,7 +226,8 @@ def _summary(found: Mapping[_Policy, Runs]) -> dict[str, Any]:
         "from every date": sum(map(all, reaching.values())),
         "on average over the dates": sum(share >= _BAR for share in mean.values()),
         "best on average with a third of the promotions": {
-            **vars(best),
+            "every": best.every,
+            **best.promote.model_dump(include={"confidence", "min_gain", "looks"}),
             "shares": [round(share, 3) for share in shares[best]],
             "promotions": [round(cost, 3) for _, cost in found[best]],
         },
